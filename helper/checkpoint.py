@@ -1,0 +1,178 @@
+"""Checkpoints: plain dicts of tensors and Python values, written whole or not at all, loaded without unpickling code.
+
+A run keeps `last.pth` (resumes exactly), `previous.pth` (the one before, used when `last.pth` is damaged) and
+`best.pth` (weights of the best test accuracy). A file is written to a temporary name, flushed to the disk and renamed,
+so a kill or a full disk at any moment leaves the last good file in place.
+"""
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models import create_model, resolve_name
+
+from .options import RunStopped, UserError
+
+# The authors' files hold one NumPy scalar, pickled under the module path it had in NumPy 1.
+SAFE_GLOBALS = [
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    np.dtypes.Float64DType,
+]
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all. A failed write raises RunStopped and leaves an existing file as it was."""
+    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunStopped(
+            f"cannot write {path}: {error.strerror}; what was saved before is intact: "
+            "make room, then run the same command again (a training run with --resume)"
+        ) from None
+
+
+def write_json(path: Path, value) -> None:
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_bytes(path, buffer.getvalue())
+
+
+def save(path: Path, state: dict, keep_previous: bool = False) -> None:
+    """Save a dict of tensors and plain Python values; with keep_previous, an existing file becomes `previous.pth`."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    staged = path.with_name(f"{path.stem}.new") if keep_previous else path
+    write_bytes(staged, buffer.getvalue())
+    if keep_previous:
+        if path.exists():
+            os.replace(path, path.with_name("previous.pth"))
+        os.replace(staged, path)
+
+
+def load(path: Path, device="cpu") -> dict:
+    """Load a file written by `save`, or a foreign one of tensors and plain values. Raises UserError if that fails.
+
+    The zip archive's checksums are verified first, since PyTorch itself does not notice a flipped bit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if (damaged := archive.testzip()) is not None:
+                    raise UserError(f"{path}: damaged (checksum of {damaged}); copy or make it again")
+        with torch.serialization.safe_globals(SAFE_GLOBALS):
+            return torch.load(path, map_location=device, weights_only=True)
+    except UserError:
+        raise
+    except Exception as error:  # torch.load raises many kinds for a file that is truncated, foreign or unsafe
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path}: not a readable checkpoint of tensors and plain values ({reason})") from None
+
+
+def load_latest(folder: Path, device="cpu") -> dict | None:
+    """The newest good checkpoint of a run: `last.pth`, else `previous.pth`, else None where there is neither."""
+    failures = []
+    for name in ("last.pth", "previous.pth"):
+        if (folder / name).exists():
+            try:
+                state = load(folder / name, device)
+            except UserError as error:
+                failures.append(str(error))
+                continue
+            if failures:
+                print(f"{failures[0]}: using {folder / name} instead", flush=True)
+            return state
+    if failures:
+        raise UserError(f"{failures[0]}, and there is no earlier good one; remove {folder} to start again")
+    return None
+
+
+def weights_sha256(state_dict: dict[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and bytes of the weights: the same for a file that was repackaged or stripped."""
+    digest = hashlib.sha256()
+    for key in sorted(state_dict):
+        tensor = state_dict[key].detach().cpu().contiguous()
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass
+class Network:
+    """A network read from a file, in eval mode, with what the file says of it."""
+
+    model: nn.Module
+    arch: str
+    num_classes: int
+    sha256: str
+    accuracy: float | None  # top-1 in percent, None where the file does not say
+    dataset: str | None
+
+
+def state_dict_of(content, path) -> dict[str, Tensor]:
+    """The weights in a checkpoint of ours, of RepDistiller-style code bases, of the authors, or a bare state dict."""
+    weights = content.get("model", content.get("state_dict", content)) if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
+        raise UserError(f"{path}: no weights found; expected a state dict, or a dict that holds one under 'model'")
+    return {key.removeprefix("module."): value for key, value in weights.items()}
+
+
+def load_network(path, arch: str | None, option: str, num_classes: int | None = None, device="cpu") -> Network:
+    """Read a network from a checkpoint of any of the known kinds.
+
+    arch: the architecture the user gave, None to take the file's. option: the option that gives it, for the message.
+    num_classes: what the data set has; a file with another number is refused.
+    """
+    content = load(path)
+    state_dict = state_dict_of(content, path)
+    found = content.get("arch")
+    if found is None and arch is None:
+        raise UserError(f"{path}: the file does not name its architecture; give it with {option}")
+    if found is not None and arch is not None and resolve_name(found) != arch:
+        raise UserError(f"{option}: found {arch}, but {path} holds a {found}")
+    arch = arch or resolve_name(found)
+    classes = list(state_dict.values())[-1].shape[0] if list(state_dict.values())[-1].ndim else 0
+    if num_classes is not None and classes != num_classes:
+        raise UserError(f"{path}: a network for {classes} classes, but --dataset has {num_classes}")
+    model = create_model(arch, classes)
+    expected = model.state_dict()
+    wrong = [key for key in expected if key not in state_dict or state_dict[key].shape != expected[key].shape]
+    wrong += [key for key in state_dict if key not in expected]
+    if wrong:
+        raise UserError(
+            f"{path}: the weights do not fit {arch} ({len(wrong)} names or shapes differ, first '{wrong[0]}'); "
+            f"check {option}"
+        )
+    model.load_state_dict(state_dict)
+    accuracy = content.get("accuracy", content.get("best_acc"))
+    return Network(
+        model=model.eval().to(device, memory_format=torch.channels_last),
+        arch=arch,
+        num_classes=classes,
+        sha256=weights_sha256(state_dict),
+        accuracy=None if accuracy is None else float(accuracy),
+        dataset=content.get("dataset"),
+    )

@@ -1,0 +1,17 @@
+"""The data set that the options name, with its failures as one clear line."""
+
+from dataset import DatasetUnavailable, ImageSet, dataset_dict, load_dataset
+
+from .options import UserError
+
+
+def load_data(args) -> tuple[ImageSet, ImageSet]:
+    """(training set, test set) of --dataset from --data_dir, on --device."""
+    try:
+        return load_dataset(args.dataset, args.data_dir, args.device)
+    except DatasetUnavailable as error:
+        raise UserError(str(error)) from None
+
+
+def num_classes(args) -> int:
+    return dataset_dict[args.dataset].num_classes

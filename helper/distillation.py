@@ -1,0 +1,123 @@
+"""The student's objective: gamma * CE + alpha * KD + beta * L_other + delta * L_top (TopKD, ICML 2024, section 3)."""
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dataset import ImageSet, test_batches
+from distiller_zoo import KD
+from ripsnet import ExactTopology, ImageSpec, RipsNetTopology, r2_score
+
+from .clouds import as_cloud, read_layer
+from .loop import Objective, autocast
+
+PROBE_BATCHES = 16
+
+
+def probe_batches(images: ImageSet, batch_size: int) -> list[tuple[Tensor, Tensor]]:
+    """The first PROBE_BATCHES whole batches of a training set, not augmented (images, labels), for `diagnose`."""
+    batches = itertools.islice(test_batches(images, batch_size), PROBE_BATCHES)
+    return [batch for batch in batches if len(batch[1]) == batch_size]
+
+
+class Distillation(Objective):
+    """weights: gamma, alpha, beta and delta under the terms' names ce, kd, other and top; a zero weight drops the term.
+
+    teacher: frozen, in eval mode, callable as teacher(images, is_feat=True); not run when only ce has a weight.
+    other: the method's own loss, called with (features_s, logits_s, features_t, logits_t).
+    topology: called with the clouds (n, d) of student and teacher, read at layer_s and layer_t. Where the widths differ
+    (student_width, teacher_width), a trainable 1 x 1 convolution with bias maps the student's; it is not deployed.
+    probe: batches for `diagnose`; the first serves for the gradients, all for R^2. specs: the teacher's image specs, with
+    which the R^2 of a RipsNet on the student's clouds can be measured.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        weights: dict[str, float],
+        amp: str = "off",
+        kd_T: float = 4.0,
+        other: nn.Module | None = None,
+        topology: nn.Module | None = None,
+        layer_s: int = -1,
+        layer_t: int = -1,
+        widths: tuple[int, int] | None = None,
+        probe: list[tuple[Tensor, Tensor]] = (),
+        specs: list[ImageSpec] = (),
+    ):
+        super().__init__(student, weights, amp)
+        self.kd, self.other = KD(kd_T), other
+        self.layer_s, self.layer_t, self.probe = layer_s, layer_t, probe
+        self.frozen = (teacher, topology)
+        self.exact = ExactTopology(specs) if specs and isinstance(topology, RipsNetTopology) else None
+        self.projection = None
+        if topology is not None and widths[0] != widths[1]:
+            self.projection = nn.Conv2d(*widths, kernel_size=1)
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        logits, terms, _ = self.compute(images, labels)
+        return logits, terms
+
+    def student_cloud(self, feature: Tensor) -> Tensor:
+        cloud = as_cloud(feature)
+        return cloud if self.projection is None else self.projection(cloud[:, :, None, None]).flatten(1)
+
+    def compute(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """(logits, terms, the student's feature that the topology term reads)."""
+        teacher, topology = self.frozen
+        with autocast(images.device, self.amp):
+            features_s, logits_s = self.student(images, is_feat=True)
+            if self.weights.keys() - {"ce"}:
+                with torch.no_grad():
+                    features_t, logits_t = teacher(images, is_feat=True)
+        feature = read_layer(features_s, logits_s, self.layer_s)
+        terms = {}
+        if "ce" in self.weights:
+            terms["ce"] = F.cross_entropy(logits_s.float(), labels)
+        if "kd" in self.weights:
+            terms["kd"] = self.kd(logits_s, logits_t)
+        if "other" in self.weights:
+            terms["other"] = self.other(
+                [f.float() for f in features_s], logits_s.float(), [f.float() for f in features_t], logits_t.float()
+            )
+        if "top" in self.weights:
+            terms["top"] = topology(
+                self.student_cloud(feature), as_cloud(read_layer(features_t, logits_t, self.layer_t))
+            )
+        return logits_s, terms, feature
+
+    def diagnose(self) -> dict[str, float]:
+        """Norm of each weighted term's gradient at the student's feature, on one probe batch; and R^2 of the RipsNets on
+        the student's own clouds, against the mean of their exact images. Buffers, modes and random states are restored.
+        """
+        if not self.probe:
+            return {}
+        images, labels = self.probe[0]
+        buffers = {name: buffer.clone() for name, buffer in self.named_buffers()}
+        with torch.random.fork_rng([images.device] if images.device.type == "cuda" else []):
+            self.train()
+            _, terms, feature = self.compute(images, labels)
+            columns = {}
+            for name, value in terms.items():
+                (gradient,) = torch.autograd.grad(
+                    self.weights[name] * value, feature, retain_graph=True, allow_unused=True
+                )
+                columns[f"grad_{name}"] = 0.0 if gradient is None else gradient.float().norm().item()
+            if self.exact is not None:
+                columns["student_r2"] = self.r2_on_student()
+        for name, buffer in self.named_buffers():
+            buffer.copy_(buffers[name])
+        return columns
+
+    @torch.no_grad()
+    def r2_on_student(self) -> float:
+        clouds = []
+        for images, _ in self.probe:
+            with autocast(images.device, self.amp):
+                features, logits = self.student(images, is_feat=True)
+            clouds.append(self.student_cloud(read_layer(features, logits, self.layer_s)))
+        clouds = torch.stack(clouds)
+        return r2_score(self.frozen[1].images(clouds), self.exact.images(clouds))

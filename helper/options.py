@@ -1,0 +1,239 @@
+"""Command-line options that several scripts share, and the one way in which a script reports bad input.
+
+A script ends with `run(main, get_args_parser())`. Anything wrong with what the user gave (an option, a file) is raised
+as `UserError` with one line that names the option or file, what was found, what was expected and what to do; `run`
+prints that line and exits with code 2. `RunStopped` (exit code 1) is for runs that cannot go on for another reason.
+"""
+
+import argparse
+import math
+import sys
+
+import torch
+
+from dataset import dataset_dict
+from distiller_zoo import distiller_dict, resolve_method
+from models import model_dict, resolve_name
+
+
+class UserError(Exception):
+    """Bad input: one clear line, exit code 2."""
+
+    exit_code = 2
+
+
+class RunStopped(UserError):
+    """A run that cannot continue (non-finite loss, full disk): one clear line, exit code 1."""
+
+    exit_code = 1
+
+
+class Interrupted(UserError):
+    """Ctrl-C or a termination request, after the state was saved: exit code 130."""
+
+    exit_code = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line, without the usage text."""
+
+    def __init__(self, **kwargs):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def run(main, parser: Parser) -> None:
+    """Parse the command line, call `main(args)`, and turn a UserError into its one line and exit code."""
+    args = parser.parse_args()
+    try:
+        main(args)
+    except UserError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; what was finished is kept", file=sys.stderr)
+        sys.exit(Interrupted.exit_code)
+
+
+def number(kind, minimum=-math.inf, maximum=math.inf):
+    """An argparse type: an int or float within [minimum, maximum]."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not minimum <= value <= maximum:  # also refuses nan
+            bounds = [f"at least {minimum:g}"] * (minimum > -math.inf) + [f"at most {maximum:g}"] * (maximum < math.inf)
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(
+                f"found '{text}', expected {' '.join([what, ' and '.join(bounds)])}".rstrip()
+            )
+        return value
+
+    return parse
+
+
+def whole(text):
+    return number(int, 0)(text)
+
+
+def positive(text):
+    return number(int, 1)(text)
+
+
+def weight(text):
+    """A loss weight: a finite number that is not negative."""
+    return number(float, 0, sys.float_info.max)(text)
+
+
+def epoch_list(text):
+    """'150,180,210' -> [150, 180, 210]; an empty text means no decay."""
+    return [positive(part) for part in text.split(",")] if text else []
+
+
+def named(resolve):
+    """An argparse type from a function that returns the canonical name or raises ValueError with one clear line."""
+
+    def parse(text):
+        try:
+            return resolve(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse
+
+
+def device(text):
+    try:
+        found = torch.device(text)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"found '{text}', expected cpu, cuda or cuda:<index>") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError(f"found '{text}', but this PyTorch sees no CUDA device; use --device cpu")
+    return found
+
+
+model = named(resolve_name)
+method = named(resolve_method)
+
+
+def add_data_options(parser: Parser) -> None:
+    group = parser.add_argument_group("data and device")
+    group.add_argument(
+        "--dataset", choices=sorted(dataset_dict), default="cifar100", help="images (default: %(default)s)"
+    )
+    group.add_argument(
+        "--data_dir", default="data", help="where torchvision finds or puts the files (default: %(default)s)"
+    )
+    group.add_argument(
+        "--device",
+        type=device,
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cpu, cuda or cuda:<index> (default: cuda if there is one)",
+    )
+
+
+def add_batch_size(parser: Parser) -> None:
+    parser.add_argument(
+        "--batch_size",
+        type=positive,
+        default=64,
+        help="images a step, which is also the number of points in a cloud (default: %(default)s)",
+    )
+
+
+def add_training_options(parser: Parser) -> None:
+    """The published schedule (CIFAR-100: SGD, 240 epochs, times 0.1 after 150, 180 and 210), as defaults."""
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=positive, default=240, help="(default: %(default)s)")
+    group.add_argument(
+        "--lr",
+        type=number(float, 0, 1e3),
+        default=None,
+        help="learning rate (default: 0.01 for MobileNetV2 and the ShuffleNets, 0.05 otherwise)",
+    )
+    group.add_argument(
+        "--lr_decay_epochs",
+        type=epoch_list,
+        default=[150, 180, 210],
+        metavar="E,E,...",
+        help="the rate decays AFTER these epochs (default: 150,180,210)",
+    )
+    group.add_argument("--lr_decay_rate", type=number(float, 0, 1), default=0.1, help="(default: %(default)s)")
+    group.add_argument("--weight_decay", type=weight, default=5e-4, help="(default: %(default)s)")
+    group.add_argument("--momentum", type=number(float, 0, 1), default=0.9, help="(default: %(default)s)")
+    group.add_argument(
+        "--amp",
+        choices=["off", "bf16"],
+        default="off",
+        help="bf16 autocast for the networks; the losses stay float32 (default: %(default)s)",
+    )
+    group.add_argument(
+        "--trial", type=whole, default=1, help="number of the repetition, part of the run's name (default: 1)"
+    )
+    group.add_argument("--seed", type=whole, default=None, help="(default: the trial)")
+    group.add_argument("--name", default=None, help="name of the run (default: made from the options)")
+    group.add_argument("--resume", action="store_true", help="continue this run from its last checkpoint")
+
+
+def add_teacher_options(parser: Parser) -> None:
+    group = parser.add_argument_group("teacher")
+    group.add_argument("--path_t", required=True, help="the teacher's checkpoint")
+    group.add_argument(
+        "--model_t", type=model, default=None, help="its architecture, needed only when the checkpoint does not name it"
+    )
+
+
+def add_cloud_options(parser: Parser) -> None:
+    """What a set of clouds and images is known by; the same names in stages 2, 3 and 4."""
+    group = parser.add_argument_group("clouds and images")
+    group.add_argument(
+        "--tda_layer_t",
+        type=number(int, maximum=0),
+        default=-1,
+        help="the teacher's layer: -1, -2, ... count back from the pooled vector, 0 is the logits (default: -1)",
+    )
+    group.add_argument(
+        "--dim",
+        choices=["0", "1", "01"],
+        default="0",
+        help="homology dimension; 01 means one image for each (default: %(default)s)",
+    )
+    group.add_argument(
+        "--pcd_bn",
+        choices=["eval", "train"],
+        default="eval",
+        help="BatchNorm of the teacher when the clouds are made: running (eval) or batch statistics "
+        "(train, as the authors did) (default: %(default)s)",
+    )
+    group.add_argument(
+        "--sigma_rule",
+        choices=["released", "subsample"],
+        default="released",
+        help="width of the image's Gaussian: from the first 200 points (as the authors did) or from a "
+        "random subsample of all (default: %(default)s)",
+    )
+
+
+def dims(args) -> list[int]:
+    """'01' -> [0, 1]."""
+    return [int(character) for character in args.dim]
+
+
+def resolve_training(args, model_name: str) -> None:
+    """Fill in the defaults that depend on other options, in place."""
+    if args.lr is None:
+        args.lr = 0.01 if model_name in ("MobileNetV2", "ShuffleV1", "ShuffleV2") else 0.05
+    if args.seed is None:
+        args.seed = args.trial
+    if args.lr_decay_epochs != sorted(set(args.lr_decay_epochs)):
+        raise UserError(
+            f"--lr_decay_epochs: found {args.lr_decay_epochs}, expected ascending epochs, such as 150,180,210"
+        )
+
+
+MODEL_HELP = "one of " + ", ".join(model_dict)
+METHOD_HELP = "one of " + ", ".join(distiller_dict)

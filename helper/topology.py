@@ -1,0 +1,112 @@
+"""The topology term of a student: finds what stages 2 and 3 left for a teacher, and refuses what belongs to another."""
+
+from pathlib import Path
+
+from torch import nn
+
+from ripsnet import ExactTopology, ImageSpec, RipsNet, RipsNetTopology, WassersteinTopology
+
+from . import checkpoint, runs
+from .checkpoint import Network
+from .options import UserError, dims
+
+
+def check_spec(spec: ImageSpec, path: Path, teacher: Network, width: int, dim: int, args) -> None:
+    """Refuse a spec made for another teacher, layer, width, dimension, cloud size or BatchNorm mode."""
+    expected = {
+        "teacher_sha256": teacher.sha256,
+        "dim": dim,
+        "layer": args.tda_layer_t,
+        "cloud_width": width,
+        "points": args.batch_size,
+    }
+    for name, value in expected.items():
+        if (found := getattr(spec, name)) != value:
+            short = [str(item)[:12] for item in (found, value)]
+            raise UserError(
+                f"{path}: made for {name} {short[0]}, but this teacher and these options mean {short[1]}; "
+                "give the matching options, or run generate_PCD_PI.py (and train_ripsnet.py) with these"
+            )
+
+
+def load_spec(path: Path) -> ImageSpec:
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no image spec there; make it with generate_PCD_PI.py (same --path_t, --tda_layer_t, "
+            "--batch_size, --pcd_bn, --sigma_rule, --dim)"
+        )
+    try:
+        return ImageSpec.load(path)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def load_ripsnet(path: Path, operator: str, width: int) -> tuple[RipsNet, dict]:
+    """A fitted RipsNet, ours or the authors', frozen; and what its file says beside the weights."""
+    content = checkpoint.load(path)
+    weights = checkpoint.state_dict_of(content, path)
+    try:
+        found = RipsNet.width_of(weights)
+        network = RipsNet(found, content.get("operator", operator))
+        network.load_state_dict(weights)
+    except (KeyError, RuntimeError, ValueError):
+        raise UserError(
+            f"{path}: not the weights of a RipsNet (layer1.linear.weight ... layer7.linear.weight)"
+        ) from None
+    if found != width:
+        raise UserError(
+            f"{path}: a RipsNet for clouds of width {found}, but layer --tda_layer_t of the teacher has {width}"
+        )
+    if content.get("operator", operator) != operator:
+        raise UserError(f"{path}: a RipsNet with --operator {content['operator']}, found --operator {operator}")
+    return network.eval().requires_grad_(False), content
+
+
+def build_topology(args, teacher: Network, width: int) -> tuple[nn.Module | None, list[ImageSpec], float | None]:
+    """(the topology term, the teacher's image specs, validation R^2 of the RipsNets) that the options ask for.
+
+    width: of the teacher's clouds. The specs are empty for Wasserstein, and for a RipsNet that brings none.
+    """
+    if args.delta == 0:
+        return None, [], None
+    if args.topology == "wasserstein":
+        if args.dim != "0":
+            raise UserError(f"--dim: found {args.dim}, but --topology wasserstein is defined for dimension 0")
+        return WassersteinTopology(), [], None
+    folder = runs.clouds_folder(args)
+    if args.topology == "exact":
+        specs = []
+        for dim in dims(args):
+            path = runs.spec_file(folder, dim)
+            specs.append(load_spec(path))
+            check_spec(specs[-1], path, teacher, width, dim, args)
+        return ExactTopology(specs), specs, None
+
+    if args.ripsnet and len(args.ripsnet) != len(dims(args)):
+        raise UserError(
+            f"--ripsnet: found {len(args.ripsnet)} files, expected one for each dimension of --dim {args.dim}"
+        )
+    paths = [Path(path) for path in args.ripsnet or []] or [
+        runs.ripsnet_folder(folder, dim, args.operator) / "best.pth" for dim in dims(args)
+    ]
+    networks, specs, r2 = [], [], []
+    for dim, path in zip(dims(args), paths, strict=True):
+        if not path.is_file():
+            raise UserError(
+                f"{path}: no RipsNet there; fit it with train_ripsnet.py (same --path_t, --operator, --dim and "
+                "cloud options), or name a file with --ripsnet"
+            )
+        network, content = load_ripsnet(path, args.operator, width)
+        networks.append(network.to(args.device))
+        if content.get("spec") is None:
+            print(
+                f"warning: {path} brings no image spec, so only its width was checked, not teacher, layer, dimension or "
+                "cloud size",
+                flush=True,
+            )
+            continue
+        specs.append(ImageSpec.from_dict(content["spec"]))
+        check_spec(specs[-1], path, teacher, width, dim, args)
+        r2.append(content["quality"]["r2"])
+    complete = len(specs) == len(networks)
+    return RipsNetTopology(networks), specs if complete else [], sum(r2) / len(r2) if r2 else None

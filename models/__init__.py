@@ -1,0 +1,78 @@
+"""The networks that learn from each other, one file per family.
+
+Every model is called in one of two ways, x being a (B, 3, H, W) batch of images:
+
+    logits = model(x)                                           (B, num_classes)
+    features, logits = model(x, is_feat=True, preact=False)
+
+`features` is a list from the stem's output to the pooled vector that the classifier reads; the last is always (B, C).
+With `preact=True` the list holds, for each stage, the values before its last ReLU; stem and pooled vector stay as they
+are. The names in the state dicts are those of the RepDistiller code base (Tian et al., "Contrastive Representation
+Distillation", ICLR 2020), so that teachers published for it load unchanged.
+"""
+
+import difflib
+from functools import partial
+
+import torch
+from torch import nn
+
+from .fold import fold_batchnorm
+from .mobilenetv2 import MobileNetV2
+from .resnet import ResNet
+from .resnet50 import ResNet50
+from .shufflenetv1 import ShuffleNetV1
+from .shufflenetv2 import ShuffleNetV2
+from .vgg import VGG
+from .wrn import WideResNet
+
+__all__ = ["create_model", "feature_shapes", "fold_batchnorm", "model_dict", "resolve_name"]
+
+model_dict = {
+    **{f"resnet{depth}": partial(ResNet, depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
+    **{f"resnet{depth}x4": partial(ResNet, depth, widths=(32, 64, 128, 256)) for depth in (8, 32)},
+    **{f"wrn_{depth}_{factor}": partial(WideResNet, depth, factor) for depth in (16, 40) for factor in (1, 2)},
+    **{f"vgg{depth}": partial(VGG, depth) for depth in (8, 11, 13, 16, 19)},
+    "MobileNetV2": MobileNetV2,
+    "ShuffleV1": ShuffleNetV1,
+    "ShuffleV2": ShuffleNetV2,
+    "ResNet50": ResNet50,
+}
+
+ALIASES = {"mobilenetv2": "MobileNetV2", "shufflev1": "ShuffleV1", "shufflev2": "ShuffleV2"}
+
+
+def resolve_name(name: str) -> str:
+    """Return the key of `model_dict` that `name` stands for; raise ValueError if there is none."""
+    canonical = ALIASES.get(name, name)
+    if canonical in model_dict:
+        return canonical
+    if name == "resnet50":
+        raise ValueError("unknown model 'resnet50': it is ImageNet's ResNet-50 elsewhere; the CIFAR one is 'ResNet50'")
+    lower_case = {known.lower(): known for known in model_dict}
+    nearest = difflib.get_close_matches(name.lower(), lower_case, n=1)
+    hint = f"did you mean '{lower_case[nearest[0]]}'?" if nearest else f"known are {', '.join(model_dict)}"
+    raise ValueError(f"unknown model {name!r}: {hint}")
+
+
+def create_model(name: str, num_classes: int = 100) -> nn.Module:
+    """Build the model called `name` (or an alias of it) with fresh weights."""
+    return model_dict[resolve_name(name)](num_classes=num_classes)
+
+
+@torch.no_grad()
+def feature_shapes(model: nn.Module, image_size: int = 32, preact: bool = False) -> list[tuple[int, ...]]:
+    """Return the shape of each feature for one square image: (C, H, W) for maps, (C,) for the pooled vector.
+
+    They come from a dry forward pass in eval mode, on the model's device; weights, buffers, random states and the
+    training mode of every submodule stay as they are.
+    """
+    parameter = next(model.parameters())
+    image = torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
+    training = {module: module.training for module in model.modules()}
+    try:
+        features, _ = model.eval()(image, is_feat=True, preact=preact)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    return [tuple(feature.shape[1:]) for feature in features]

@@ -1,0 +1,43 @@
+"""Batch norm folded into convolutions, for a frozen teacher."""
+
+import copy
+
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+def fold_batchnorm(model: nn.Module) -> nn.Module:
+    """Return an eval-mode, gradient-free copy of `model` with batch norms folded into the convolutions before them.
+
+    In eval mode a batch norm is an affine map of each channel, which a convolution absorbs exactly, up to rounding,
+    where nothing else reads the convolution's output. All other batch norms stay as they are (in a wide ResNet, those
+    that open a block). The copy is of the model's own class and is called as the model is, `is_feat` and `preact`
+    included; a folded batch norm has become an identity, so state dicts do not pass from one to the other. `model` is
+    left as it was.
+
+    Args:
+        model: a model of this package.
+    """
+    folded = copy.deepcopy(model).eval().requires_grad_(False)
+    for conv_name, bn_name in _foldable_pairs(folded):
+        conv, bn = folded.get_submodule(conv_name), folded.get_submodule(bn_name)
+        folded.set_submodule(conv_name, fuse_conv_bn_eval(conv, bn))
+        folded.set_submodule(bn_name, nn.Identity())
+    return folded.eval()
+
+
+def _foldable_pairs(model):
+    """Names (convolution, batch norm) where only the latter reads the former, whichever features are asked for."""
+    return _sole_readers(model, preact=False) & _sole_readers(model, preact=True)
+
+
+def _sole_readers(model, preact):
+    graph = fx.Tracer().trace(model, concrete_args={"is_feat": True, "preact": preact})
+    modules = dict(model.named_modules())
+    pairs = set()
+    for node in graph.nodes:
+        if node.op == "call_module" and isinstance(modules[node.target], nn.BatchNorm2d):
+            source = node.args[0]
+            if source.op == "call_module" and isinstance(modules[source.target], nn.Conv2d) and len(source.users) == 1:
+                pairs.add((source.target, node.target))
+    return pairs

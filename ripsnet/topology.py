@@ -1,0 +1,123 @@
+"""Topology losses between the point clouds that student and teacher make of one mini-batch.
+
+TopKD (Kim, You, Lee, Kim, Jung, "Do Topological Characteristics Help in Knowledge Distillation?", ICML 2024) compares
+persistence images that a RipsNet approximates; `RipsNetTopology` is that loss. `ExactTopology` compares the persistence
+images themselves, and `WassersteinTopology` the diagrams.
+
+All of them take the student's and the teacher's cloud, (n, d) each, of any n >= 1, and return a scalar with a gradient
+for the student only. They compute in float32 whatever autocast says; clouds in float64 are compared in float64. A cloud
+of a single point has no finite bar: its exact image is zero, and so is the loss between two such clouds.
+"""
+
+import torch
+from torch import nn
+
+from .diagrams import at_least_float32, dim1_critical_edges, edge_lengths, minimum_spanning_trees
+from .images import diagram_image, dim0_images
+
+
+def _of_both(function, student_cloud, teacher_cloud):
+    """function, which takes clouds (N, n, d), of both clouds; at once if they have the same shape."""
+    clouds = student_cloud, teacher_cloud.detach()
+    if clouds[0].shape == clouds[1].shape:
+        return function(torch.stack([at_least_float32(cloud) for cloud in clouds]))
+    return [function(cloud.unsqueeze(0))[0] for cloud in clouds]
+
+
+class _ImageTopology(nn.Module):
+    """Mean squared difference of the images of two clouds; subclasses define `_images`."""
+
+    def images(self, clouds):
+        """Images of clouds (N, n, d), or what stands for them: (N, 400 * homology dimensions), differentiable."""
+        with torch.autocast(clouds.device.type, enabled=False):
+            return self._images(at_least_float32(clouds))
+
+    def forward(self, student_cloud, teacher_cloud):
+        student, teacher = _of_both(self.images, student_cloud, teacher_cloud)
+        return (student - teacher).square().mean()
+
+
+class RipsNetTopology(_ImageTopology):
+    """TopKD's loss: mean over the pixels of (R(F_student) - R(F_teacher))^2 with fitted, frozen RipsNets R.
+
+    Args:
+        networks: one `RipsNet` for each homology dimension; their images are concatenated. They are frozen in place.
+    """
+
+    def __init__(self, networks):
+        super().__init__()
+        self.networks = nn.ModuleList(networks).requires_grad_(False).eval()
+
+    def train(self, mode=True):
+        """The networks stay in eval mode."""
+        return super().train(False)
+
+    def _images(self, clouds):
+        clouds = clouds.to(next(self.parameters()).dtype)
+        return torch.cat([network(clouds) for network in self.networks], dim=-1)
+
+
+class ExactTopology(_ImageTopology):
+    """Mean over the pixels of the squared difference of the exact persistence images, without an approximation.
+
+    The image is differentiable in the points: a bar's ends are lengths of edges, and the choice of these edges, a
+    minimum spanning tree in dimension 0 and GUDHI's critical edges in dimension 1, is constant near almost every cloud
+    (Carriere, Chazal, Glisse, Ike, Kannan, Umeda, "Optimizing persistent homology based functions", ICML 2021).
+    Dimension 0 stays on the clouds' device; dimension 1 runs on the CPU, which waits for the clouds.
+
+    Args:
+        specs: one `ImageSpec` for each homology dimension; their images are concatenated.
+    """
+
+    def __init__(self, specs):
+        super().__init__()
+        self.specs = list(specs)
+
+    def _images(self, clouds):
+        parts = [self._dim0(clouds, spec) if spec.dim == 0 else self._dim1(clouds, spec) for spec in self.specs]
+        return torch.cat(parts, dim=-1)
+
+    @staticmethod
+    def _dim0(clouds, spec):
+        return dim0_images(edge_lengths(clouds, minimum_spanning_trees(clouds)), spec)
+
+    @staticmethod
+    def _dim1(clouds, spec):
+        images = []
+        for cloud in clouds:
+            edges = [edge.to(cloud.device) for edge in dim1_critical_edges(cloud)]
+            births, deaths = (edge_lengths(cloud.unsqueeze(0), edge.unsqueeze(0))[0] for edge in edges)
+            images.append(diagram_image(births, deaths - births, spec))
+        return torch.stack(images)
+
+
+class WassersteinTopology(nn.Module):
+    """Relative squared 2-Wasserstein distance between the death times of dimension 0.
+
+    The distance is that of optimal transport on the line between the empirical distributions of the n - 1 finite death
+    times of either cloud, mean_i (d_i - d'_i)^2 for death times in ascending order; it is divided by the teacher's mean
+    squared death time and so does not depend on the unit of the features. It is not the distance between persistence
+    diagrams, where a bar may also be matched to the diagonal, but an upper bound of it: (n - 1) times the mean is the
+    cost of one of the matchings over which that distance minimises.
+
+    A teacher whose points are all equal has no death time above zero; the distance is then not divided by anything.
+
+    Raises:
+        ValueError: from `forward`, for clouds of different numbers of points.
+    """
+
+    def forward(self, student_cloud, teacher_cloud):
+        if len(student_cloud) != len(teacher_cloud):
+            raise ValueError(
+                f"WassersteinTopology: clouds of {len(student_cloud)} and {len(teacher_cloud)} points; "
+                "student and teacher must see the same mini-batch"
+            )
+        student, teacher = _of_both(self._deaths, student_cloud, teacher_cloud)
+        unit = teacher.square().sum()
+        return (student - teacher).square().sum() / torch.where(unit > 0, unit, max(1, len(teacher)))
+
+    @staticmethod
+    def _deaths(clouds):
+        with torch.autocast(clouds.device.type, enabled=False):
+            clouds = at_least_float32(clouds)
+            return edge_lengths(clouds, minimum_spanning_trees(clouds)).sort(dim=1).values

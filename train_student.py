@@ -1,0 +1,154 @@
+"""Stage 4: train a student by  gamma * CE + alpha * KD + beta * L_other + delta * L_top.
+
+    python train_student.py --path_t save_t_models/resnet56_cifar100_trial1/best.pth --model_s resnet20      # KD
+    ... -d 5                          # TopKD: topology through RipsNet (stages 2 and 3 first)
+    ... -d 5 --topology exact         # exact persistence images instead of RipsNet (stage 2 first)
+    ... -d 5 --topology wasserstein   # death times compared directly (needs neither)
+    ... -r 1 -a 2 -d 0                # the control: KD with TopKD's weight and no topology
+    ... -r 1 -a 0 -d 0                # cross entropy alone
+
+Where --alpha is not given, the pair's value is taken from helper/pairs.py. All methods with one --seed start from equal
+weights and see equal batches. Writes save_s_models/<run>/, and when it ends results/runs/<run>.csv and results/logs/<run>.csv.
+"""
+
+import torch
+
+from dataset import TrainLoader
+from distiller_zoo import distiller_dict
+from helper.checkpoint import load_network
+from helper.clouds import layer_width
+from helper.data import load_data, num_classes
+from helper.distillation import Distillation, probe_batches
+from helper.loop import fit, seed_everything
+from helper.options import (
+    METHOD_HELP,
+    MODEL_HELP,
+    Parser,
+    add_batch_size,
+    add_cloud_options,
+    add_data_options,
+    add_teacher_options,
+    add_training_options,
+    method,
+    model,
+    number,
+    resolve_training,
+    run,
+    weight,
+)
+from helper.pairs import method_name, resolve_weights, run_name
+from helper.runs import STUDENTS, Run, results_row
+from helper.topology import build_topology
+from models import create_model, feature_shapes, fold_batchnorm
+
+
+def get_args_parser() -> Parser:
+    parser = Parser(description=__doc__)
+    add_teacher_options(parser)
+    parser.add_argument("--model_s", type=model, required=True, help=MODEL_HELP)
+    loss = parser.add_argument_group("loss")
+    loss.add_argument("--distill", type=method, default="kd", help=f"{METHOD_HELP} (default: %(default)s)")
+    loss.add_argument(
+        "--kd_T", type=number(float, 1e-3, 1e3), default=4.0, help="temperature of KD (default: %(default)s)"
+    )
+    loss.add_argument("-r", "--gamma", type=weight, default=None, help="weight of CE (default: the method's)")
+    loss.add_argument(
+        "-a", "--alpha", type=weight, default=None, help="weight of KD (default: the method's, or the pair's)"
+    )
+    loss.add_argument(
+        "-b", "--beta", type=weight, default=None, help="weight of the method's own loss (default: published)"
+    )
+    loss.add_argument(
+        "-d",
+        "--delta",
+        type=weight,
+        default=None,
+        help="weight of topology (default: 0, or the pair's when --topology is given)",
+    )
+    loss.add_argument(
+        "--topology",
+        choices=["ripsnet", "exact", "wasserstein"],
+        default=None,
+        help="how topology is compared (default: ripsnet when --delta is positive)",
+    )
+    loss.add_argument(
+        "--tda_layer_s",
+        type=number(int, maximum=0),
+        default=-1,
+        help="the student's layer, counted as --tda_layer_t (default: -1)",
+    )
+    loss.add_argument(
+        "--operator", choices=["mean", "sum"], default=None, help="RipsNet's pooling (default: the pair's)"
+    )
+    loss.add_argument(
+        "--ripsnet",
+        nargs="+",
+        metavar="PATH",
+        default=None,
+        help="fitted RipsNet, one a dimension (default: found under ripsnet/ by the teacher and the options)",
+    )
+    add_cloud_options(parser)
+    add_data_options(parser)
+    add_batch_size(parser)
+    add_training_options(parser)
+    return parser
+
+
+def main(args) -> None:
+    resolve_training(args, args.model_s)
+    classes = num_classes(args)
+    seed_everything(args.seed)  # the student comes first, so that every method starts from the same weights
+    student = create_model(args.model_s, classes).to(args.device, memory_format=torch.channels_last)
+    teacher = load_network(args.path_t, args.model_t, "--model_t", classes, args.device)
+    resolve_weights(args, teacher.arch, args.model_s)
+    student_run = Run(STUDENTS / (args.name or run_name(args, teacher.arch, args.model_s)), args)
+
+    width_t = layer_width(teacher.model, args.tda_layer_t, classes, "--tda_layer_t")
+    width_s = layer_width(student, args.tda_layer_s, classes, "--tda_layer_s")
+    topology, specs, ripsnet_r2 = build_topology(args, teacher, width_t)
+    build_other = distiller_dict[args.distill].loss
+    other = build_other(feature_shapes(student), feature_shapes(teacher.model)) if args.beta and build_other else None
+    train_set, test_set = load_data(args)
+
+    weights = {"ce": args.gamma, "kd": args.alpha, "other": args.beta if other else 0.0, "top": args.delta}
+    objective = Distillation(
+        student,
+        fold_batchnorm(teacher.model),
+        weights,
+        args.amp,
+        args.kd_T,
+        other,
+        topology,
+        args.tda_layer_s,
+        args.tda_layer_t,
+        (width_s, width_t),
+        probe_batches(train_set, args.batch_size),
+        specs,
+    ).to(args.device)
+    name = method_name(args, teacher.arch, args.model_s)
+    print(
+        f"{student_run.name}: {name}, "
+        + " + ".join(f"{value:g} {term}" for term, value in objective.weights.items())
+        + f" ({args.weights_source}); teacher {teacher.arch} {teacher.accuracy or float('nan'):.2f} %",
+        flush=True,
+    )
+
+    loader = TrainLoader(train_set, args.batch_size, args.seed)
+    about = {"arch": args.model_s, "num_classes": classes, "dataset": args.dataset}
+    history = fit(objective, loader, test_set, student_run, args, about)
+    student_run.finish(
+        history,
+        results_row(
+            history,
+            method=name,
+            student=args.model_s,
+            teacher=teacher.arch,
+            teacher_acc=teacher.accuracy,
+            teacher_sha256=teacher.sha256,
+            ripsnet_r2=ripsnet_r2,
+        ),
+    )
+
+
+if __name__ == "__main__":
+    run(main, get_args_parser())
