@@ -1,7 +1,7 @@
 """Score a checkpoint: top-1 accuracy on a test set, in percent.
 
     python evaluate.py --path save_s_models/<run>/best.pth
-    python evaluate.py --path resnet56_vanilla/ckpt_epoch_240.pth --model resnet56    # a file that names no architecture
+    python evaluate.py --path resnet56_vanilla/ckpt_epoch_240.pth --model resnet56    # the file names none
 
 Reads checkpoints of this project, of RepDistiller-style code bases, and of TopKD's authors.
 """

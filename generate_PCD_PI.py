@@ -2,8 +2,8 @@
 
     python generate_PCD_PI.py --path_t save_t_models/resnet56_cifar100_trial1/best.pth
 
-reads the training images `--passes` times, augmented and shuffled. Every batch of pooled features is a point cloud, kept in
-ripsnet/<teacher run>/<set>/ with its diagram and its image, and with
+reads the training images `--passes` times, augmented and shuffled. Every batch of pooled features is a point cloud,
+kept in ripsnet/<teacher run>/<set>/ with its diagram and its image, and with
 
     spec_dim0.json      everything that turns a diagram into its image: sigma, range, maximum, and where they come from
     quality_dim0.json   what the images hold: share of bars in range, distance of the grid points in units of sigma, ...
@@ -89,9 +89,9 @@ def main(args) -> None:
         spec = make_images(files, dim, found_in | {"teacher_run": teacher_run(args.path_t)}, args)
         quality = report_quality(files, spec)
         print(
-            f"dimension {dim}: sigma {spec.sigma:.4f}, persistence {spec.image_range[2]:.3f} to {spec.image_range[3]:.3f}, "
-            f"{100 * quality['in_range']:.1f} % of the bars in range, grid step {quality['persistence_step_over_sigma']:.2f} "
-            "sigma"
+            f"dimension {dim}: sigma {spec.sigma:.4f}, persistence {spec.image_range[2]:.3f} to "
+            f"{spec.image_range[3]:.3f}, {100 * quality['in_range']:.1f} % of the bars in range, grid step "
+            f"{quality['persistence_step_over_sigma']:.2f} sigma"
         )
     print(
         f"{num_clouds} clouds of {args.batch_size} points, width {width}, in {folder} "

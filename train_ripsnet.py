@@ -3,10 +3,10 @@
     python train_ripsnet.py --path_t save_t_models/resnet56_cifar100_trial1/best.pth            # after stage 2
     python train_ripsnet.py --path_t ... --operator sum --dim 1
 
-The first 75 % of the clouds train, the last 25 % validate: the same training images under other augmentations. Beside the
-validation error it reports how much of the topology the approximation carries: R^2 against the constant prediction of the
-mean image, on the validation clouds, on clouds made in the other BatchNorm mode, and on clouds of an untrained network of the
-teacher's architecture (batch statistics). 1 is exact, 0 no better than a constant.
+The first 75 % of the clouds train, the last 25 % validate: the same training images under other augmentations. Beside
+the validation error it reports how much of the topology the approximation carries: R^2 against the constant prediction
+of the mean image, on the validation clouds, on clouds made in the other BatchNorm mode, and on clouds of an untrained
+network of the teacher's architecture (batch statistics). 1 is exact, 0 no better than a constant.
 
 Writes ripsnet/<teacher run>/<set>/ripsnet_dim<d>_<operator>/ (best.pth, quality.json, log.csv, args.json, last.pth).
 """
@@ -113,8 +113,8 @@ def fit_dimension(dim: int, teacher: Network, train_images: ImageSet, args) -> N
     )
     checkpoint.write_json(ripsnet_run.folder / "quality.json", quality)
     print(
-        f"{ripsnet_run.name}: validation MSE {quality['val_mse']:.6f}, of the mean image {quality['mean_image_mse']:.6f}, "
-        f"R^2 {quality['r2']:.3f}; other BatchNorm mode {quality['r2_other_bn']:.3f}, untrained network "
+        f"{ripsnet_run.name}: validation MSE {quality['val_mse']:.6f}, of the mean image "
+        f"{quality['mean_image_mse']:.6f}, R^2 {quality['r2']:.3f}; other BatchNorm mode {quality['r2_other_bn']:.3f}, untrained network "
         f"{quality['r2_untrained']:.3f}; {quality['epochs']} epochs, {quality['seconds']:.1f} s; in {ripsnet_run.best}"
     )
 

@@ -7,8 +7,9 @@
     ... -r 1 -a 2 -d 0                # the control: KD with TopKD's weight and no topology
     ... -r 1 -a 0 -d 0                # cross entropy alone
 
-Where --alpha is not given, the pair's value is taken from helper/pairs.py. All methods with one --seed start from equal
-weights and see equal batches. Writes save_s_models/<run>/, and when it ends results/runs/<run>.csv and results/logs/<run>.csv.
+With a topology term and no --alpha, the pair's value is taken from helper/pairs.py. All methods with one --seed start
+from equal weights and see equal batches. Writes save_s_models/<run>/ (best.pth, last.pth, log.csv, args.json,
+TensorBoard), and when it ends results/runs/<run>.csv and results/logs/<run>.csv.
 """
 
 import torch

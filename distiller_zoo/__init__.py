@@ -8,7 +8,7 @@ and with which weights it is run when nothing else is asked for. To add one, reg
             ...
         def forward(self, features_s, logits_s, features_t, logits_t):  # lists of (B, ...) tensors -> scalar
             ...
-    distiller_dict["mine"] = Method("Mine", "who, where, when", gamma=1.0, alpha=0.0, beta=1.0, loss=MyLoss)
+    distiller_dict["mine"] = Method("Mine", "citation", 1.0, 0.0, beta=1.0, source="assumed", loss=MyLoss)
 
 Parameters of the loss module train with the student, are saved with the run, and are no part of the deployed student.
 """
@@ -26,19 +26,21 @@ __all__ = ["KD", "Method", "distiller_dict", "resolve_method"]
 
 @dataclass(frozen=True)
 class Method:
-    """name: as tables print it. gamma, alpha, beta: the published weights of CE, KD and L_other when the method runs
-    alone. loss: builds L_other from the feature shapes of student and teacher; None where there is no such term."""
+    """name: as tables print it. gamma, alpha, beta: the weights of CE, KD and L_other when the method runs alone, and
+    the source they come from ("published: ..." or "assumed: ...").
+    loss: builds L_other from the feature shapes of student and teacher; None where there is no such term."""
 
     name: str
     citation: str
     gamma: float
     alpha: float
     beta: float
+    source: str
     loss: Callable[[list, list], nn.Module] | None = None
 
 
 distiller_dict: dict[str, Method] = {
-    "kd": Method("KD", "Hinton et al., NIPS workshop 2014", gamma=0.1, alpha=0.9, beta=0.0),
+    "kd": Method("KD", "Hinton et al., NIPS workshop 2014", 0.1, 0.9, 0.0, "published: RepDistiller's scripts"),
 }
 
 

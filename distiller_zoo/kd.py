@@ -1,4 +1,4 @@
-"""Knowledge distillation: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", NIPS workshop 2014 (arXiv 1503.02531)."""
+"""KD: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", NIPS workshop 2014 (arXiv 1503.02531)."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

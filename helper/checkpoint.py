@@ -154,10 +154,10 @@ def load_network(path, arch: str | None, option: str, num_classes: int | None = 
     if found is not None and arch is not None and resolve_name(found) != arch:
         raise UserError(f"{option}: found {arch}, but {path} holds a {found}")
     arch = arch or resolve_name(found)
-    classes = list(state_dict.values())[-1].shape[0] if list(state_dict.values())[-1].ndim else 0
-    if num_classes is not None and classes != num_classes:
-        raise UserError(f"{path}: a network for {classes} classes, but --dataset has {num_classes}")
-    model = create_model(arch, classes)
+    with torch.device("meta"):  # names and shapes only
+        head = list(create_model(arch).state_dict())[-1]
+    classes = state_dict[head].shape[0] if head in state_dict else 0
+    model = create_model(arch, max(1, classes))
     expected = model.state_dict()
     wrong = [key for key in expected if key not in state_dict or state_dict[key].shape != expected[key].shape]
     wrong += [key for key in state_dict if key not in expected]
@@ -166,6 +166,8 @@ def load_network(path, arch: str | None, option: str, num_classes: int | None = 
             f"{path}: the weights do not fit {arch} ({len(wrong)} names or shapes differ, first '{wrong[0]}'); "
             f"check {option}"
         )
+    if num_classes is not None and classes != num_classes:
+        raise UserError(f"{path}: a network for {classes} classes, but --dataset has {num_classes}")
     model.load_state_dict(state_dict)
     accuracy = content.get("accuracy", content.get("best_acc"))
     return Network(

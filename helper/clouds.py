@@ -1,7 +1,7 @@
 """Point clouds, diagrams and images on disk, in chunks, and the embedding of images that makes the clouds.
 
-Every chunk is a .npy file of at most CHUNK clouds, written whole or not at all, and follows from the options alone: what
-a killed run has written is kept, what is missing is computed, and memory does not grow with the number of clouds.
+Every chunk is a .npy file of at most CHUNK clouds, written whole or not at all, and follows from the options alone:
+what a killed run has written is kept, what is missing is computed, and memory does not grow with the number of clouds.
 """
 
 import copy
@@ -25,7 +25,7 @@ IMAGES_A_FORWARD = 1024
 
 
 def read_layer(features: list[Tensor], logits: Tensor, layer: int) -> Tensor:
-    """The tensor a layer index means: 0 the logits, -1 the pooled vector, -2 the last stage's output, and so on back."""
+    """The tensor a layer index means: 0 the logits, -1 the pooled vector, -2 the last stage's output, and so on."""
     return logits if layer == 0 else features[layer]
 
 

@@ -27,10 +27,11 @@ class Distillation(Objective):
 
     teacher: frozen, in eval mode, callable as teacher(images, is_feat=True); not run when only ce has a weight.
     other: the method's own loss, called with (features_s, logits_s, features_t, logits_t).
-    topology: called with the clouds (n, d) of student and teacher, read at layer_s and layer_t. Where the widths differ
-    (student_width, teacher_width), a trainable 1 x 1 convolution with bias maps the student's; it is not deployed.
-    probe: batches for `diagnose`; the first serves for the gradients, all for R^2. specs: the teacher's image specs, with
-    which the R^2 of a RipsNet on the student's clouds can be measured.
+    topology: called with the clouds (n, d) of student and teacher, read at layer_s and layer_t. widths: of these
+    clouds; where they differ, a trainable 1 x 1 convolution with bias maps the student's to the teacher's width. It is
+    no part of the deployed student.
+    probe: batches for `diagnose`; the first serves for the gradients, all for R^2.
+    specs: the teacher's image specs, with which the R^2 of a RipsNet on the student's clouds can be measured.
     """
 
     def __init__(
@@ -90,8 +91,9 @@ class Distillation(Objective):
         return logits_s, terms, feature
 
     def diagnose(self) -> dict[str, float]:
-        """Norm of each weighted term's gradient at the student's feature, on one probe batch; and R^2 of the RipsNets on
-        the student's own clouds, against the mean of their exact images. Buffers, modes and random states are restored.
+        """Norm of each weighted term's gradient at the student's feature, on one probe batch; and R^2 of the RipsNets
+        on the student's own clouds, against the mean of their exact images. Networks run in training mode, as in a
+        step; buffers and random states are restored.
         """
         if not self.probe:
             return {}

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 from distiller_zoo import distiller_dict
 
+from .options import UserError
+
 
 @dataclass(frozen=True)
 class PairSettings:
@@ -39,25 +41,31 @@ def pair_settings(teacher: str, student: str) -> PairSettings:
 
 
 def resolve_weights(args, teacher: str, student: str) -> None:
-    """Fill in --gamma, --alpha, --beta, --delta, --topology, --operator and their source, in place.
+    """Fill in --gamma, --alpha, --beta, --delta, --topology, --operator and where the weights come from, in place.
 
-    Without a topology term the method's own published weights hold (KD: 0.1 and 0.9); with one, gamma is 1 and KD's alpha
-    the pair's. --delta alone means topology through RipsNet, --topology alone the pair's delta.
+    Without a topology term the method's own published weights hold (KD: 0.1 and 0.9); with one, gamma is 1 and KD's
+    alpha the pair's. --delta alone means topology through RipsNet, --topology alone the pair's delta.
     """
     pair, method = pair_settings(teacher, student), distiller_dict[args.distill]
     args.operator = args.operator or pair.operator
-    given = [value is not None for value in (args.gamma, args.alpha, args.beta, args.delta)]
     if args.delta is None:
         args.delta = pair.delta if args.topology else 0.0
-    if args.delta == 0:
-        args.topology = None
-    elif args.topology is None:
-        args.topology = "ripsnet"
+    args.topology = (args.topology or "ripsnet") if args.delta else None
     topkd = args.delta > 0 and method.loss is None
     args.gamma = (1.0 if topkd else method.gamma) if args.gamma is None else args.gamma
     args.alpha = (pair.alpha if topkd else method.alpha) if args.alpha is None else args.alpha
     args.beta = method.beta if args.beta is None else args.beta
-    args.weights_source = "given" if all(given) else pair.source if args.delta else f"published: {method.citation}"
+    if args.beta and method.loss is None:
+        raise UserError(f"--beta: found {args.beta:g}, but --distill {args.distill} has no loss beside KD; use --alpha")
+    weights = (args.gamma, args.alpha, args.beta, args.delta)
+    if not any(weights):
+        raise UserError("--gamma, --alpha, --beta and --delta are all 0: there is nothing to train")
+    if weights == (method.gamma, method.alpha, method.beta, 0.0):
+        args.weights_source = method.source
+    elif weights in ((1.0, pair.alpha, 0.0, pair.delta), (1.0, pair.alpha, 0.0, 0.0)):
+        args.weights_source = pair.source
+    else:
+        args.weights_source = "given on the command line"
 
 
 def method_name(args, teacher: str, student: str) -> str:

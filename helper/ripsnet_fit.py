@@ -61,7 +61,7 @@ class CloudData:
         return torch.from_numpy(np.stack([chunks[chunk][row] for chunk, row in places])).to(self.device)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """index: int64 (B,), within 0 ... len(self) - 1, on the device where the data is there, on the CPU otherwise."""
+        """index: int64 (B,), from 0 to len(self) - 1; on the device if the data is there, on the CPU otherwise."""
         if self.on_device:
             clouds, images = (whole.index_select(0, index) for whole in self.tensors)
         else:

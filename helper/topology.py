@@ -100,7 +100,7 @@ def build_topology(args, teacher: Network, width: int) -> tuple[nn.Module | None
         networks.append(network.to(args.device))
         if content.get("spec") is None:
             print(
-                f"warning: {path} brings no image spec, so only its width was checked, not teacher, layer, dimension or "
+                f"warning: {path} brings no image spec: only its width is checked, not its teacher, layer, dimension or "
                 "cloud size",
                 flush=True,
             )

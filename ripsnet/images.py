@@ -123,7 +123,7 @@ class ImageSpec:
         missing = [name for name, default in known.items() if default is not None and name not in fields]
         if unknown or missing:
             raise ValueError(
-                f"image spec: unknown keys {', '.join(unknown) or '(none)'}; missing keys {', '.join(missing) or '(none)'}"
+                f"image spec: unknown keys: {unknown or 'none'}; missing keys: {missing or 'none'}"
             )
         return cls(**fields)
 
