@@ -1,0 +1,61 @@
+"""What the benchmarks share: variants that take turns in one run, ratios turn by turn, and a report that says where."""
+
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from helper.runs import command, device_name, git_commit, versions
+
+
+class Times:
+    """Seconds of each variant, a value a turn."""
+
+    def __init__(self, seconds: dict[str, list[float]]):
+        self.seconds = seconds
+
+    def table(self, unit: str, scale: float) -> list[str]:
+        lines = [f"| variant | {unit}, minimum | median |", "|---|---|---|"]
+        for name, values in self.seconds.items():
+            lines.append(f"| {name} | {scale * min(values):.3f} | {scale * statistics.median(values):.3f} |")
+        return lines + [""]
+
+    def ratio(self, top: str, bottom: str, meaning: str) -> str:
+        """Both ratios of times: of the minima, and the median of the ratios turn by turn, which cancels slow drift."""
+        a, b = self.seconds[top], self.seconds[bottom]
+        paired = statistics.median(x / y for x, y in zip(a, b, strict=True))
+        return f"- {meaning} ({top} / {bottom}): {min(a) / min(b):.3f} by the minima, {paired:.3f} by the median of turns"
+
+
+def compare(variants: dict[str, Callable[[], float]], repeats: int) -> Times:
+    """Measure each variant in turn, `repeats` times after one turn that is not counted."""
+    seconds = {name: [] for name in variants}
+    for turn in range(repeats + 1):
+        for name, measure in variants.items():
+            value = measure()
+            if turn:
+                seconds[name].append(value)
+    return Times(seconds)
+
+
+def write_report(title: str, lines: list[str], output: str | None) -> None:
+    """Print the report, and write it to a file if one is named."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    where = ", ".join(f"{name} {version}" for name, version in versions().items())
+    text = "\n".join([
+        title.strip().splitlines()[0],
+        "",
+        f"Command: {command()}",
+        f"Device: {device_name(device)}; {where}; commit {git_commit()}",
+        "",
+        *lines,
+        "",
+    ])
+    print(text)
+    if output:
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+        Path(output).write_text(text)
