@@ -151,6 +151,7 @@ def make_images(files: CloudSet, dim: int, found_in: dict, args) -> ImageSpec:
 
     kind, path = f"images_dim{dim}", spec_file(files.folder, dim)
     if not path.is_file() or json.loads(path.read_text()) != spec.to_dict():
+        (files.folder / f"quality_dim{dim}.json").unlink(missing_ok=True)  # not complete until it is written again
         files.remove(kind)  # images of another spec: made from fewer clouds
         write_json(path, spec.to_dict())
     for chunk in tqdm(files.chunks, desc=f"images, dimension {dim}", unit="file", disable=None):

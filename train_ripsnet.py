@@ -11,6 +11,8 @@ network of the teacher's architecture (batch statistics). 1 is exact, 0 no bette
 Writes ripsnet/<teacher run>/<set>/ripsnet_dim<d>_<operator>/ (best.pth, quality.json, log.csv, args.json, last.pth).
 """
 
+import argparse
+
 import torch
 import torch.nn.functional as F
 
@@ -91,7 +93,8 @@ def fit_dimension(dim: int, teacher: Network, train_images: ImageSet, args) -> N
 
     seed_everything(args.seed)
     network = RipsNet(width, args.operator).to(args.device)
-    ripsnet_run = Run(ripsnet_folder(folder, dim, args.operator), args)
+    options = argparse.Namespace(**vars(args), num_clouds=spec.num_clouds, sigma=spec.sigma)
+    ripsnet_run = Run(ripsnet_folder(folder, dim, args.operator), options)  # --resume refuses other clouds
     history = fit_ripsnet(network, train, validation, ripsnet_run, args)
     quality = measure(network, train, validation, spec, teacher, train_images, args)
     quality |= {
@@ -114,8 +117,9 @@ def fit_dimension(dim: int, teacher: Network, train_images: ImageSet, args) -> N
     checkpoint.write_json(ripsnet_run.folder / "quality.json", quality)
     print(
         f"{ripsnet_run.name}: validation MSE {quality['val_mse']:.6f}, of the mean image "
-        f"{quality['mean_image_mse']:.6f}, R^2 {quality['r2']:.3f}; other BatchNorm mode {quality['r2_other_bn']:.3f}, untrained network "
-        f"{quality['r2_untrained']:.3f}; {quality['epochs']} epochs, {quality['seconds']:.1f} s; in {ripsnet_run.best}"
+        f"{quality['mean_image_mse']:.6f}, R^2 {quality['r2']:.3f}; other BatchNorm mode "
+        f"{quality['r2_other_bn']:.3g}, untrained network {quality['r2_untrained']:.3g}; "
+        f"{quality['epochs']} epochs, {quality['seconds']:.1f} s; in {ripsnet_run.best}"
     )
 
 

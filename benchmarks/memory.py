@@ -1,6 +1,6 @@
 """Peak memory of stage 2 for 2,000 and for 20,000 clouds of 64 points at d = 64: it does not grow with their number.
 
-    python benchmarks/memory.py --output benchmarks/results/memory.txt
+    python -m benchmarks.memory --output benchmarks/results/memory.txt
 
 Runs generate_PCD_PI.py itself, on the digits, with an untrained ResNet8 as the teacher; peak resident memory (RSS) as
 the operating system accounts it for each finished process.
@@ -13,13 +13,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from report import write_report
-
+from benchmarks.report import write_report
 from helper import checkpoint
 from models import create_model
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(args) -> None:
@@ -28,7 +26,8 @@ def main(args) -> None:
         with tempfile.TemporaryDirectory() as folder:
             teacher = {"model": create_model("resnet8", 10).state_dict(), "arch": "resnet8", "num_classes": 10}
             checkpoint.save(Path(folder) / "teacher" / "best.pth", teacher)
-            options = ["--path_t", "teacher/best.pth", "--dataset", "digits", "--num_clouds", str(count), "--passes", "1000"]
+            options = ["--path_t", "teacher/best.pth", "--dataset", "digits", "--passes", "1000"]
+            options += ["--num_clouds", str(count)]
             process = subprocess.Popen([sys.executable, str(ROOT / "generate_PCD_PI.py"), *options], cwd=folder)
             _, status, usage = os.wait4(process.pid, 0)
             if status:

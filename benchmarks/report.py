@@ -1,5 +1,6 @@
 """What the benchmarks share: variants that take turns in one run, ratios turn by turn, and a report that says where."""
 
+import shlex
 import statistics
 import sys
 from collections.abc import Callable
@@ -7,9 +8,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from helper.runs import command, device_name, git_commit, versions
+from helper.runs import device_name, git_commit, versions
 
 
 class Times:
@@ -25,10 +24,12 @@ class Times:
         return lines + [""]
 
     def ratio(self, top: str, bottom: str, meaning: str) -> str:
-        """Both ratios of times: of the minima, and the median of the ratios turn by turn, which cancels slow drift."""
+        """Both ratios of times: of the minima, and the median of the ratios turn by turn (it cancels slow drift)."""
         a, b = self.seconds[top], self.seconds[bottom]
         paired = statistics.median(x / y for x, y in zip(a, b, strict=True))
-        return f"- {meaning} ({top} / {bottom}): {min(a) / min(b):.3f} by the minima, {paired:.3f} by the median of turns"
+        return (
+            f"- {meaning} ({top} / {bottom}): {min(a) / min(b):.3f} by the minima, {paired:.3f} by the median of turns"
+        )
 
 
 def compare(variants: dict[str, Callable[[], float]], repeats: int) -> Times:
@@ -46,15 +47,17 @@ def write_report(title: str, lines: list[str], output: str | None) -> None:
     """Print the report, and write it to a file if one is named."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     where = ", ".join(f"{name} {version}" for name, version in versions().items())
-    text = "\n".join([
-        title.strip().splitlines()[0],
-        "",
-        f"Command: {command()}",
-        f"Device: {device_name(device)}; {where}; commit {git_commit()}",
-        "",
-        *lines,
-        "",
-    ])
+    text = "\n".join(
+        [
+            title.strip().splitlines()[0],
+            "",
+            f"Command: {shlex.join(['python', '-m', f'benchmarks.{Path(sys.argv[0]).stem}', *sys.argv[1:]])}",
+            f"Device: {device_name(device)}; {where}; commit {git_commit()}",
+            "",
+            *lines,
+            "",
+        ]
+    )
     print(text)
     if output:
         Path(output).parent.mkdir(parents=True, exist_ok=True)

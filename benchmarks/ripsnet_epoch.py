@@ -1,23 +1,20 @@
 """An epoch of stage 3 against the bare forward, backward and optimizer step on a fixed batch.
 
-    python benchmarks/ripsnet_epoch.py --output benchmarks/results/ripsnet_epoch.txt
+    python -m benchmarks.ripsnet_epoch --output benchmarks/results/ripsnet_epoch.txt
 
-RipsNet for d = 64 on random clouds of 64 points, batches of 64 clouds; the data on the device, and read from memory-mapped
-chunks. The variants take turns; minimum and median are over the turns.
+RipsNet for d = 64 on random clouds of 64 points, batches of 64 clouds; the data on the device, and read from
+memory-mapped chunks. The variants take turns; minimum and median are over the turns.
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 import numpy as np
 import torch
-from report import compare, write_report
 
+from benchmarks.report import compare, write_report
 from helper.clouds import CloudSet
 from helper.ripsnet_fit import CloudData, TrainStep, train_epoch
 from ripsnet import RipsNet

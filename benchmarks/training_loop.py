@@ -1,32 +1,28 @@
 """What the training loop costs beyond its computation, and against a plain PyTorch loop; what the topology terms cost.
 
-    python benchmarks/training_loop.py --output benchmarks/results/training_loop.txt
+    python -m benchmarks.training_loop --output benchmarks/results/training_loop.txt
 
 ResNet56 > ResNet20 (untrained weights: the time does not depend on them), batch 64, KD, in one run:
 - full: the project's loop (batches made on the device, meters, non-finite check), float32 and bf16;
 - bare: the same two forwards, backward and optimizer step on one fixed batch, nothing else;
-- plain: torchvision's transforms in a DataLoader with one worker, contiguous float32, no folded BatchNorm, `.item()` each
-  step;
+- plain: torchvision's transforms in a DataLoader with one worker, contiguous float32, no folded BatchNorm, `.item()`
+  each step;
 - full with each topology term (dimension 0), and each term's own forward and backward.
 The variants take turns, --steps steps a turn for --repeats turns; minimum and median are over the turns.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Iterator
 from itertools import cycle
-from pathlib import Path
 from types import SimpleNamespace
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import torch.nn.functional as F
-from report import compare, write_report
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from benchmarks.report import compare, write_report
 from dataset import ImageSet, TrainLoader, dataset_dict
 from distiller_zoo import KD
 from helper.distillation import Distillation
@@ -61,7 +57,8 @@ def full(images: ImageSet, amp: str, topology=None) -> Iterator[int]:
     optimizer = make_optimizer(objective, OPTIONS)
     loader = TrainLoader(images, BATCH, seed=0, drop_last=True)
     for epoch in range(10**6):
-        yield from train_steps(objective, loader, optimizer, epoch, Meters(list(objective.weights), torch.device("cpu")))
+        meters = Meters(list(objective.weights), torch.device("cpu"))
+        yield from train_steps(objective, loader, optimizer, epoch, meters)
 
 
 def bare(images: ImageSet, amp: str) -> Iterator[int]:
@@ -89,13 +86,15 @@ class PlainDataset(Dataset):
     def __init__(self, images: ImageSet):
         info = images.info
         self.images, self.labels = images.images.numpy(), images.labels.tolist()
-        self.transform = transforms.Compose([
-            transforms.ToPILImage(),
-            transforms.RandomCrop(32, padding=4),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(info.mean, info.std),
-        ])
+        self.transform = transforms.Compose(
+            [
+                transforms.ToPILImage(),
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(info.mean, info.std),
+            ]
+        )
 
     def __len__(self):
         return len(self.labels)
@@ -108,7 +107,8 @@ def plain(images: ImageSet) -> Iterator[int]:
     """A plain training loop, in float32."""
     student, teacher = networks(channels_last=False)
     optimizer = torch.optim.SGD(student.parameters(), OPTIONS.lr, OPTIONS.momentum, weight_decay=OPTIONS.weight_decay)
-    loader = DataLoader(PlainDataset(images), BATCH, shuffle=True, num_workers=1, drop_last=True, persistent_workers=True)
+    data = PlainDataset(images)
+    loader = DataLoader(data, BATCH, shuffle=True, num_workers=1, drop_last=True, persistent_workers=True)
     student.train()
     kd, seen, loss_sum, correct = KD(), 0, 0.0, 0.0
     for _ in cycle([0]):

@@ -90,7 +90,9 @@ def device_name(device: torch.device) -> str:
 
 
 def command() -> str:
-    return shlex.join(["python", os.path.basename(sys.argv[0]), *sys.argv[1:]])
+    """The command that makes the run from its beginning, which is the same whether it was resumed or not."""
+    options = [option for option in sys.argv[1:] if option != "--resume"]
+    return shlex.join(["python", os.path.basename(sys.argv[0]), *options])
 
 
 def plain(args) -> dict:

@@ -100,8 +100,8 @@ def build_topology(args, teacher: Network, width: int) -> tuple[nn.Module | None
         networks.append(network.to(args.device))
         if content.get("spec") is None:
             print(
-                f"warning: {path} brings no image spec: only its width is checked, not its teacher, layer, dimension or "
-                "cloud size",
+                f"warning: {path} brings no image spec: only its width is checked, not its teacher, layer, dimension "
+                "or cloud size",
                 flush=True,
             )
             continue

@@ -29,7 +29,8 @@ def channel_shuffle(x: torch.Tensor, groups: int) -> torch.Tensor:
     Source: Zhang et al., "ShuffleNet: An Extremely Efficient Convolutional Neural Network for Mobile Devices",
     CVPR 2018, section 3.1.
     """
-    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+    # The one copy is made with the channels last, because a reshape of dimension 1 would undo the channels_last layout.
+    return x.movedim(1, -1).unflatten(-1, (groups, -1)).transpose(-1, -2).flatten(-2).movedim(-1, 1)
 
 
 def init_convolutions(model: nn.Module) -> None:

@@ -9,9 +9,12 @@ import math
 
 import numpy as np
 import torch
+from torch import Tensor
 
-# Distances held at a time: on a CPU no more than its caches hold, elsewhere as many as make a launch worth its time.
-CPU_BLOCK = 1 << 20
+from .blocks import map_blocks
+
+# Distances held at a time: on a CPU about what a core's cache holds, elsewhere enough to make a launch worth its time.
+CPU_BLOCK = 1 << 18
 ACCELERATOR_BLOCK = 1 << 26
 
 
@@ -26,32 +29,33 @@ def _import_gudhi():
     return gudhi
 
 
-def at_least_float32(clouds):
+def at_least_float32(clouds: Tensor) -> Tensor:
     """float32 and float64 as they are; half precision, as clouds are stored, becomes float32."""
     return clouds if clouds.dtype == torch.float64 else clouds.float()
 
 
-def _checked(clouds):
+def _checked(clouds: Tensor) -> Tensor:
     if clouds.dim() != 3 or clouds.shape[1] == 0:
         raise ValueError(f"expected point clouds of shape (N, n, d) with n >= 1; found {tuple(clouds.shape)}")
     return at_least_float32(clouds.detach())
 
 
-def _blocks(clouds):
-    """The clouds in blocks that need bounded memory; at least one block."""
+def _block_size(clouds: Tensor) -> int:
+    """Clouds a block; wide ones count more, because their coordinates are copied."""
     _, n, d = clouds.shape
     limit = CPU_BLOCK if clouds.device.type == "cpu" else ACCELERATOR_BLOCK
-    return clouds.split(max(1, limit // (n * max(n, d))))
+    return limit // (n * max(n, d // 32))
 
 
-def _distances(clouds):
-    """Euclidean distances (N, n, d) -> (N, n, n), relative error about that of the dtype however close two points are.
+def _distances(clouds: Tensor) -> Tensor:
+    """Euclidean distances (N, n, d) -> (N, n, n), as exact as the dtype allows however close two points are.
 
     They come from differences of coordinates. For float32 clouds on a CPU, matrix products in float64 are several times
-    faster, and what cancels there are digits that float32 does not have. With m the centre of the cloud, R the largest
-    |x - m| and u the unit roundoff of float64, |x|^2 + |y|^2 - 2 x.y is off by at most 4 (d + 5) u R^2 (Higham,
-    "Accuracy and Stability of Numerical Algorithms", section 3.1). A cloud where that exceeds float32's rounding of the
-    smallest squared distance, for one with duplicates, takes the differences.
+    faster, and what cancels there are digits that float32 does not have: with R the largest distance of a point from
+    the centre of its cloud and u the unit roundoff of float64, |x|^2 + |y|^2 - 2 x.y is off by at most 4 (d + 5) u R^2
+    (Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1). Clouds where this exceeds float32's rounding
+    of the smallest squared distance, such as those with duplicate points, take the differences. To find them is to wait
+    for values, which would stall an accelerator, and differences are fast there.
     """
     if clouds.dtype == torch.float64 or clouds.device.type != "cpu":
         return _direct_distances(clouds)
@@ -72,11 +76,11 @@ def _distances(clouds):
     return distances
 
 
-def _direct_distances(clouds):
+def _direct_distances(clouds: Tensor) -> Tensor:
     return torch.cdist(clouds, clouds, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _prim(distances):
+def _prim(distances: Tensor) -> tuple[Tensor, Tensor]:
     """Prim's algorithm on a batch: (N, n, n) -> the order in which points join (N, n), edge lengths (N, n-1).
 
     Six operations a round, whatever N; shapes are static, and the host never waits for a value.
@@ -99,7 +103,7 @@ def _prim(distances):
     return order.T, lengths.T
 
 
-def _prim_edges(distances):
+def _prim_edges(distances: Tensor) -> Tensor:
     """(N, n, n) -> (N, n-1, 2). Each point joins the tree by the edge to the nearest of the points before it."""
     order, _ = _prim(distances)
     count, n = order.shape
@@ -110,7 +114,7 @@ def _prim_edges(distances):
     return torch.stack([predecessor.gather(1, joining), joining], dim=-1)
 
 
-def _minimax_edges(distances):
+def _minimax_edges(distances: Tensor) -> Tensor:
     """(N, n, n) -> (N, n-1, 2) in about 25 operations, where Prim's algorithm takes 6 n; each of them costs N n^3.
 
     An edge is in the minimum spanning tree if and only if no other path between its ends has shorter edges only. The
@@ -136,7 +140,7 @@ def _minimax_edges(distances):
 
 
 @torch.no_grad()
-def minimum_spanning_trees(clouds):
+def minimum_spanning_trees(clouds: Tensor) -> Tensor:
     """Edges of a minimum spanning tree of every point cloud.
 
     On an accelerator, where launches and not arithmetic bound the time of a few small clouds, the trees come from a
@@ -156,11 +160,11 @@ def minimum_spanning_trees(clouds):
     count, n, _ = clouds.shape
     small = count * n**3 <= ACCELERATOR_BLOCK
     edges = _minimax_edges if clouds.device.type != "cpu" and small else _prim_edges
-    return torch.cat([edges(_distances(block)) for block in _blocks(clouds)])
+    return map_blocks(lambda block: edges(_distances(block)), clouds, _block_size(clouds))
 
 
 @torch.no_grad()
-def dim0_deaths(clouds):
+def dim0_deaths(clouds: Tensor) -> Tensor:
     """Persistence diagrams of dimension 0: the finite death times, in ascending order.
 
     Every birth is 0, and the one infinite bar of a cloud is left out. Duplicate points give bars of length zero, which
@@ -175,10 +179,11 @@ def dim0_deaths(clouds):
     Raises:
         ValueError: for tensors of another shape.
     """
-    return torch.cat([_prim(_distances(block))[1] for block in _blocks(_checked(clouds))]).sort(dim=1).values
+    clouds = _checked(clouds)
+    return map_blocks(lambda block: _prim(_distances(block))[1].sort(dim=1).values, clouds, _block_size(clouds))
 
 
-def edge_lengths(clouds, edges):
+def edge_lengths(clouds: Tensor, edges: Tensor) -> Tensor:
     """Lengths of given edges of point clouds, differentiable in the points.
 
     The gradient of the length of an edge between equal points is zero, one of its subgradients.
@@ -195,17 +200,17 @@ def edge_lengths(clouds, edges):
     return torch.linalg.vector_norm(clouds[cloud, start] - clouds[cloud, end], dim=-1)
 
 
-def _array(cloud):
+def _array(cloud: Tensor | np.ndarray) -> np.ndarray:
     """A point cloud as a float64 NumPy array, which is what GUDHI computes with."""
     return torch.as_tensor(cloud).detach().double().cpu().numpy()
 
 
-def _finite_bars(diagram):
+def _finite_bars(diagram: np.ndarray) -> np.ndarray:
     """Leave out infinite bars and bars of length zero."""
     return diagram[np.isfinite(diagram[:, 1]) & (diagram[:, 1] > diagram[:, 0])]
 
 
-def dim1_diagrams(clouds, n_jobs=-1):
+def dim1_diagrams(clouds: Tensor | np.ndarray, n_jobs: int = -1) -> list[np.ndarray]:
     """Persistence diagrams of dimension 1, by GUDHI's fork of Ripser (`gudhi.sklearn.RipsPersistence`).
 
     GUDHI releases the interpreter lock while it computes, so threads share the clouds in large pieces. The bars equal
@@ -234,7 +239,7 @@ def dim1_diagrams(clouds, n_jobs=-1):
     return [_finite_bars(diagram) for part in parts for diagram in part]
 
 
-def dim1_critical_edges(cloud):
+def dim1_critical_edges(cloud: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
     """The edges that create and destroy the bars of dimension 1: their lengths are the birth and death times.
 
     Poulenard, Skraba, Ovsjanikov, "Topological Function Optimization for Continuous Shape Matching", 2018: a birth or
@@ -268,7 +273,7 @@ def dim1_critical_edges(cloud):
     return torch.from_numpy(births), torch.from_numpy(deaths)
 
 
-def _generators(gudhi, distances):
+def _generators(gudhi, distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # Past the smallest radius at which one point reaches all others, the complex is a cone and its homology settled.
     radius = distances.max(axis=1).min()
     complex = gudhi.RipsComplex(distance_matrix=distances, max_edge_length=radius)
@@ -280,7 +285,7 @@ def _generators(gudhi, distances):
     return births[lasting], deaths[lasting]
 
 
-def simplex_tree_diagram(cloud, dim):
+def simplex_tree_diagram(cloud: Tensor | np.ndarray, dim: int) -> np.ndarray:
     """Persistence diagram of one cloud by TopKD's released recipe: GUDHI's RipsComplex and SimplexTree.
 
     The reference for the functions above, and the order of bars that the released sigma assumes.

@@ -6,7 +6,7 @@ widths of TopKD (Kim et al., ICML 2024).
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 IMAGE_PIXELS = 400  # a persistence image of 20 x 20 grid points
 
@@ -29,12 +29,12 @@ POOLING = {"mean": torch.mean, "sum": torch.sum}
 class _Layer(nn.Module):
     """A linear layer and its activation; the published state dicts call the former `linear`."""
 
-    def __init__(self, in_features, out_features, activation, bias):
+    def __init__(self, in_features: int, out_features: int, activation: nn.Module, bias: bool):
         super().__init__()
         self.linear = nn.Linear(in_features, out_features, bias=bias)
         self.activation = activation
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.linear(x))
 
 
@@ -55,7 +55,7 @@ class RipsNet(nn.Module):
         ValueError: for a width below 1 or an unknown operator.
     """
 
-    def __init__(self, d, operator="mean"):
+    def __init__(self, d: int, operator: str = "mean"):
         super().__init__()
         if isinstance(d, bool) or not isinstance(d, int) or d < 1:
             raise ValueError(f"RipsNet: d is the width of the point clouds, a positive integer; found {d!r}")
@@ -73,7 +73,7 @@ class RipsNet(nn.Module):
         self.layer6 = _Layer(IMAGE_WIDTHS[1], IMAGE_WIDTHS[2], nn.ReLU(), bias=False)
         self.layer7 = _Layer(IMAGE_WIDTHS[2], IMAGE_PIXELS, nn.Sigmoid(), bias=False)
 
-    def forward(self, clouds):
+    def forward(self, clouds: Tensor) -> Tensor:
         """Approximate the normalised persistence images of point clouds.
 
         Args:
@@ -95,7 +95,7 @@ class RipsNet(nn.Module):
         return self.layer7(self.layer6(self.layer5(self.layer4(pooled))))
 
     @staticmethod
-    def width_of(state_dict):
+    def width_of(state_dict: dict[str, Tensor]) -> int:
         """Width d of the clouds that a RipsNet with this state dict takes.
 
         Raises:
@@ -105,5 +105,5 @@ class RipsNet(nn.Module):
             raise ValueError("not the state dict of a RipsNet: it has no key layer1.linear.weight")
         return state_dict["layer1.linear.weight"].shape[1]
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"d={self.d}, operator={self.operator!r}"

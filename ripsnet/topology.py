@@ -9,14 +9,17 @@ for the student only. They compute in float32 whatever autocast says; clouds in 
 of a single point has no finite bar: its exact image is zero, and so is the loss between two such clouds.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .diagrams import at_least_float32, dim1_critical_edges, edge_lengths, minimum_spanning_trees
-from .images import diagram_image, dim0_images
+from .images import ImageSpec, diagram_image, dim0_images
+from .network import RipsNet
 
 
-def _of_both(function, student_cloud, teacher_cloud):
+def _of_both(function: Callable[[Tensor], Tensor], student_cloud: Tensor, teacher_cloud: Tensor) -> Sequence[Tensor]:
     """function, which takes clouds (N, n, d), of both clouds; at once if they have the same shape."""
     clouds = student_cloud, teacher_cloud.detach()
     if clouds[0].shape == clouds[1].shape:
@@ -27,12 +30,12 @@ def _of_both(function, student_cloud, teacher_cloud):
 class _ImageTopology(nn.Module):
     """Mean squared difference of the images of two clouds; subclasses define `_images`."""
 
-    def images(self, clouds):
+    def images(self, clouds: Tensor) -> Tensor:
         """Images of clouds (N, n, d), or what stands for them: (N, 400 * homology dimensions), differentiable."""
         with torch.autocast(clouds.device.type, enabled=False):
             return self._images(at_least_float32(clouds))
 
-    def forward(self, student_cloud, teacher_cloud):
+    def forward(self, student_cloud: Tensor, teacher_cloud: Tensor) -> Tensor:
         student, teacher = _of_both(self.images, student_cloud, teacher_cloud)
         return (student - teacher).square().mean()
 
@@ -44,15 +47,15 @@ class RipsNetTopology(_ImageTopology):
         networks: one `RipsNet` for each homology dimension; their images are concatenated. They are frozen in place.
     """
 
-    def __init__(self, networks):
+    def __init__(self, networks: Sequence[RipsNet]):
         super().__init__()
         self.networks = nn.ModuleList(networks).requires_grad_(False).eval()
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> "RipsNetTopology":
         """The networks stay in eval mode."""
         return super().train(False)
 
-    def _images(self, clouds):
+    def _images(self, clouds: Tensor) -> Tensor:
         clouds = clouds.to(next(self.parameters()).dtype)
         return torch.cat([network(clouds) for network in self.networks], dim=-1)
 
@@ -69,20 +72,20 @@ class ExactTopology(_ImageTopology):
         specs: one `ImageSpec` for each homology dimension; their images are concatenated.
     """
 
-    def __init__(self, specs):
+    def __init__(self, specs: Sequence[ImageSpec]):
         super().__init__()
         self.specs = list(specs)
 
-    def _images(self, clouds):
+    def _images(self, clouds: Tensor) -> Tensor:
         parts = [self._dim0(clouds, spec) if spec.dim == 0 else self._dim1(clouds, spec) for spec in self.specs]
         return torch.cat(parts, dim=-1)
 
     @staticmethod
-    def _dim0(clouds, spec):
+    def _dim0(clouds: Tensor, spec: ImageSpec) -> Tensor:
         return dim0_images(edge_lengths(clouds, minimum_spanning_trees(clouds)), spec)
 
     @staticmethod
-    def _dim1(clouds, spec):
+    def _dim1(clouds: Tensor, spec: ImageSpec) -> Tensor:
         images = []
         for cloud in clouds:
             edges = [edge.to(cloud.device) for edge in dim1_critical_edges(cloud)]
@@ -106,7 +109,7 @@ class WassersteinTopology(nn.Module):
         ValueError: from `forward`, for clouds of different numbers of points.
     """
 
-    def forward(self, student_cloud, teacher_cloud):
+    def forward(self, student_cloud: Tensor, teacher_cloud: Tensor) -> Tensor:
         if len(student_cloud) != len(teacher_cloud):
             raise ValueError(
                 f"WassersteinTopology: clouds of {len(student_cloud)} and {len(teacher_cloud)} points; "
@@ -117,7 +120,7 @@ class WassersteinTopology(nn.Module):
         return (student - teacher).square().sum() / torch.where(unit > 0, unit, max(1, len(teacher)))
 
     @staticmethod
-    def _deaths(clouds):
+    def _deaths(clouds: Tensor) -> Tensor:
         with torch.autocast(clouds.device.type, enabled=False):
             clouds = at_least_float32(clouds)
             return edge_lengths(clouds, minimum_spanning_trees(clouds)).sort(dim=1).values

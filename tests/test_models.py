@@ -56,7 +56,7 @@ def seasoned(model, seed=0):
     return model.eval()
 
 
-def images(batch=2, size=32, dtype=torch.float64):
+def images(batch=2, size=16, dtype=torch.float64):
     return torch.randn(batch, 3, size, size, dtype=dtype, generator=torch.Generator().manual_seed(1))
 
 
@@ -407,7 +407,7 @@ def test_unknown_name_is_refused_with_a_hint(name, hint):
     assert repr(name) in str(error.value)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, database=None)
 @given(st.text(max_size=20))
 def test_a_refusal_is_one_line(name):
     try:
@@ -485,9 +485,9 @@ def test_folding_leaves_the_model_alone_and_freezes_the_copy(name):
     assert not shared
 
 
-def test_folding_keeps_channels_last():
-    model = create_model("resnet8").to(memory_format=torch.channels_last)
-    folded = fold_batchnorm(model)
+@pytest.mark.parametrize("name", ["resnet8", "ShuffleV1", "ShuffleV2"])
+def test_folding_keeps_channels_last(name):
+    folded = fold_batchnorm(create_model(name).to(memory_format=torch.channels_last))
     assert all(p.is_contiguous(memory_format=torch.channels_last) for p in folded.parameters() if p.dim() == 4)
     x = images(dtype=torch.float32).to(memory_format=torch.channels_last)
     features, _ = folded(x, is_feat=True)

@@ -1,0 +1,27 @@
+"""Work on many point clouds or diagrams in blocks of bounded memory, which the CPU's cores share."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+
+def map_blocks(function: Callable[[Tensor], Tensor], batch: Tensor, size: int) -> Tensor:
+    """Concatenation of function(block) over the blocks of `size` rows of a batch; at least one block.
+
+    On a CPU every block has one thread: its operations are so short that cores which share one and wait for each other
+    gain little, and lose much when the machine is busy. Results with a gradient are computed in the calling thread.
+    """
+    blocks = batch.split(max(1, size))
+    threads = torch.get_num_threads()
+    gradient = torch.is_grad_enabled() and batch.requires_grad
+    if len(blocks) == 1 or threads == 1 or gradient or batch.device.type != "cpu":
+        return torch.cat([function(block) for block in blocks])
+    try:
+        with ThreadPoolExecutor(
+            min(threads, len(blocks)), initializer=torch.set_num_threads, initargs=(1,)
+        ) as executor:
+            return torch.cat(list(executor.map(function, blocks)))
+    finally:
+        torch.set_num_threads(threads)  # new threads take over what was set last, in whichever thread

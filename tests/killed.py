@@ -1,0 +1,92 @@
+"""Runs a script on a tiny data set, and interrupts it at a chosen point.
+
+    python tests/killed.py POINT SCRIPT ARGS...        # with the repository on PYTHONPATH
+
+    none         not at all
+    batch:K      SIGKILL before the K-th batch of training images
+    int:K        SIGINT before the K-th batch of training images;  term:K  SIGTERM
+    replace:K    SIGKILL before the K-th rename, of which every file that is written whole needs one
+    half:K       SIGKILL when half of the K-th such file is written
+    full:K       before the K-th rename the disk is full: no file can grow from then on
+
+The scripts know nothing of this. Chunks of clouds are small and a RipsNet is saved after every epoch, so that short runs
+have many such points.
+"""
+
+import functools
+import itertools
+import os
+import resource
+import runpy
+import signal
+import sys
+
+import numpy as np
+import torch
+import torch.utils.tensorboard  # noqa: F401  imported here to be there already when a process is forked from this one
+
+from dataset import DatasetInfo, EpochPlan, dataset_dict
+from helper import clouds, ripsnet_fit
+
+
+def noise(data_dir):
+    """150 and 40 images of noise around a level for each of 4 classes; nothing is read from data_dir."""
+    rng = np.random.RandomState(0)
+    labels = np.arange(190) % 4
+    images = (rng.randint(0, 240, (190, 32, 32, 3)) + 5 * labels[:, None, None, None]).astype(np.uint8)
+    return (images[:150], labels[:150]), (images[150:], labels[150:])
+
+
+TINY = DatasetInfo("tiny", num_classes=4, mean=(0.5,) * 3, std=(0.25,) * 3, flip=True, load=noise)
+
+
+def send(number, *arguments):
+    os.kill(os.getpid(), number)
+
+
+def halve_and_kill(file):
+    os.ftruncate(file, os.fstat(file).st_size // 2)
+    send(signal.SIGKILL)
+
+
+def fill_disk(*paths):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+
+
+POINTS = {
+    "batch": (EpochPlan, "images", functools.partial(send, signal.SIGKILL)),
+    "int": (EpochPlan, "images", functools.partial(send, signal.SIGINT)),
+    "term": (EpochPlan, "images", functools.partial(send, signal.SIGTERM)),
+    "replace": (os, "replace", functools.partial(send, signal.SIGKILL)),
+    "half": (os, "fsync", halve_and_kill),
+    "full": (os, "replace", fill_disk),
+}
+
+
+def install(point):
+    """Let something happen before the K-th call of a function."""
+    if point == "none":
+        return
+    kind, number = point.split(":")
+    owner, name, act = POINTS[kind]
+    original, calls = getattr(owner, name), itertools.count(1)
+
+    def patched(*arguments):
+        if next(calls) == int(number):
+            act(*arguments)
+        return original(*arguments)
+
+    setattr(owner, name, patched)
+
+
+def main(point, script, *arguments):
+    torch.set_num_threads(1)
+    dataset_dict["tiny"] = TINY
+    clouds.CHUNK, ripsnet_fit.SAVE_EVERY = 8, 0.0
+    install(point)
+    sys.argv = [script, *arguments]
+    runpy.run_path(script, run_name="__main__")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,348 @@
+"""Stage 2, generate_PCD_PI.py: stored clouds, diagrams, images and specs against GUDHI and plain forward passes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import gudhi
+import numpy as np
+import pytest
+import torch
+from gudhi.representations import PersistenceImage
+from scipy.spatial.distance import cdist
+
+import generate_PCD_PI
+import helper.clouds
+from dataset import DatasetInfo, TrainLoader, dataset_dict, load_dataset
+from helper import checkpoint
+from helper.clouds import CloudSet, Embedder
+from helper.options import UserError
+from models import create_model
+from ripsnet import subsample_sigma
+
+CLASSES, POINTS = 3, 12
+TRAINING_IMAGES = 70  # five clouds of 12 a pass; ten images are left over
+TEACHER = Path("save_t_models/teacher/best.pth")
+CLOUDS = Path("ripsnet/teacher/layer-1_n12_eval_released")
+
+
+def noise(data_dir):
+    rng = np.random.default_rng(0)
+    counts = (TRAINING_IMAGES, 40)
+    return [
+        (rng.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8), rng.integers(0, CLASSES, count)) for count in counts
+    ]
+
+
+NOISE = DatasetInfo("noise", CLASSES, (0.5,) * 3, (0.29,) * 3, flip=True, load=noise, image_size=16)
+
+
+def work_in(folder, monkeypatch, teacher="resnet8"):
+    """A place to run the stages in: the folder, the data set `noise`, small files of clouds, and a teacher."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setitem(dataset_dict, "noise", NOISE)
+    monkeypatch.setattr(helper.clouds, "CHUNK", 8)
+    make_teacher(teacher)
+
+
+def make_teacher(arch="resnet8", path=TEACHER, seed=0):
+    """An untrained network whose batch norms know the data, and are not the identity."""
+    torch.manual_seed(seed)
+    model = create_model(arch, CLASSES).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            module.momentum = None  # the mean over all batches
+    train, _ = load_dataset("noise", "")
+    with torch.no_grad():
+        for images, _ in TrainLoader(train, 32, seed).epoch(0):
+            model(images)
+    state = {"model": model.state_dict(), "arch": arch, "num_classes": CLASSES, "dataset": "noise", "accuracy": 33.0}
+    checkpoint.save(path, state)
+
+
+def call(script, *options):
+    script.main(script.get_args_parser().parse_args([str(option) for option in options]))
+
+
+def make_clouds(*options):
+    """Stage 2 with two passes; `options` may say otherwise."""
+    usual = ["--path_t", TEACHER, "--dataset", "noise", "--device", "cpu", "--batch_size", POINTS, "--passes", 2]
+    call(generate_PCD_PI, *usual, *options)
+
+
+def read(kind, folder=CLOUDS):
+    return np.concatenate([np.load(path) for path in sorted((folder / kind).glob("*.npy"))])
+
+
+def read_spec(dim, folder=CLOUDS):
+    return json.loads((folder / f"spec_dim{dim}.json").read_text())
+
+
+def gudhi_bars(cloud, dim):
+    tree = gudhi.RipsComplex(points=cloud.astype(np.float64)).create_simplex_tree(max_dimension=dim + 1)
+    tree.compute_persistence()
+    bars = tree.persistence_intervals_in_dimension(dim).reshape(-1, 2)
+    return bars[np.isfinite(bars[:, 1])]
+
+
+def gudhi_image(cloud, spec):
+    imager = PersistenceImage(
+        bandwidth=spec["sigma"],
+        weight=lambda point: 10 * np.tanh(point[1]) + 10 * np.log(100 * point[0] + 1),
+        resolution=[20, 20],
+        im_range=spec["image_range"],
+    )
+    return imager.fit_transform([gudhi_bars(cloud, spec["dim"])])[0] / spec["maximum"]
+
+
+def released_recipe(clouds, dim):
+    """(sigma, image range), as the authors' code finds them: all diagrams, then the first 200 points."""
+    bars = np.concatenate([gudhi_bars(cloud, dim) for cloud in clouds])
+    points = np.column_stack([bars[:, 0], bars[:, 1] - bars[:, 0]])
+    distances = cdist(points[:200], points[:200]).flatten()
+    sigma = np.quantile(distances[distances > 1e-5], 0.2)
+    return sigma, [points[:, 0].min(), points[:, 0].max(), points[:, 1].min(), points[:, 1].max()]
+
+
+def batches(passes=2, points=POINTS, seed=1):
+    """The images of the clouds, in order."""
+    loader = TrainLoader(load_dataset("noise", "")[0], points, seed, drop_last=True)
+    return [images for number in range(passes) for images, _ in loader.epoch(number)]
+
+
+def plain_forward(layer=-1, train=False):
+    """Clouds (N, n, d) of the teacher, a forward pass a cloud, BatchNorm not folded."""
+    model = create_model("resnet8", CLASSES)
+    model.load_state_dict(checkpoint.load(TEACHER)["model"])
+    model.train(train)
+    clouds = []
+    with torch.no_grad():
+        for images in batches():
+            features, logits = model(images, is_feat=True)
+            cloud = logits if layer == 0 else features[layer]
+            clouds.append(cloud.mean((2, 3)) if cloud.ndim == 4 else cloud)
+    return torch.stack(clouds).numpy()
+
+
+def contents(folder):
+    """Bytes of everything below a folder."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(autouse=True)
+def in_tmp_path(tmp_path, monkeypatch):
+    work_in(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def both_dimensions(tmp_path_factory):
+    """The finished folder of stage 2 with --dim 01; not to be changed."""
+    folder = tmp_path_factory.mktemp("clouds")
+    with pytest.MonkeyPatch.context() as patch:
+        work_in(folder, patch)
+        make_clouds("--dim", "01")
+    return folder / CLOUDS
+
+
+# --- what is stored
+
+
+def test_clouds_are_float16_and_have_one_row_an_image(both_dimensions):
+    clouds = read("clouds", both_dimensions)
+    assert clouds.dtype == np.float16 and clouds.shape == (10, POINTS, 64)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_diagrams_are_gudhis_of_the_rounded_clouds(both_dimensions, dim):
+    clouds = read("clouds", both_dimensions)
+    files = CloudSet(both_dimensions, len(clouds))
+    found = [bars for chunk in files.chunks for bars in files.read_diagrams(dim, chunk)]
+    assert len(found) == len(clouds)
+    expected = [gudhi_bars(cloud, dim) for cloud in clouds]
+    assert sum(map(len, expected)) > len(clouds)
+    for bars, reference in zip(found, expected, strict=True):
+        if dim == 0:
+            assert bars.numpy() == pytest.approx(reference[:, 1], abs=1e-6)
+        else:
+            assert np.sort(bars, axis=0) == pytest.approx(np.sort(reference, axis=0), abs=1e-6)
+    before_rounding = [gudhi_bars(cloud, 0)[:, 1] for cloud in plain_forward()]
+    assert np.abs(read("diagrams_dim0", both_dimensions) - before_rounding).max() > 1e-5  # the test can tell
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_an_image_follows_from_its_cloud_and_the_spec_alone(both_dimensions, dim):
+    images, spec = read(f"images_dim{dim}", both_dimensions), read_spec(dim, both_dimensions)
+    assert images.dtype == np.float32 and images.shape == (10, 400)
+    expected = [gudhi_image(cloud, spec) for cloud in read("clouds", both_dimensions)]
+    assert np.abs(images - expected).max() < 1e-5
+    assert images.max() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_sigma_and_range_are_those_of_the_released_recipe(both_dimensions, dim):
+    spec = read_spec(dim, both_dimensions)
+    sigma, image_range = released_recipe(read("clouds", both_dimensions), dim)
+    assert spec["sigma"] == pytest.approx(sigma, rel=1e-6)
+    assert spec["image_range"] == pytest.approx(image_range, rel=1e-6)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_the_released_sigma_sees_only_the_first_200_points(dim):
+    make_clouds("--dim", dim, "--passes", 40)
+    clouds = read("clouds")
+    assert sum(len(gudhi_bars(cloud, dim)) for cloud in clouds) > 400
+    sigma, image_range = released_recipe(clouds, dim)
+    assert read_spec(dim)["sigma"] == pytest.approx(sigma, rel=1e-6)
+    assert read_spec(dim)["image_range"] == pytest.approx(image_range, rel=1e-6)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_sigma_rule_subsample_is_subsample_sigma_over_all_points(dim):
+    rng = np.random.default_rng(dim)
+    files = CloudSet(Path("set"), 100)
+    points = []
+    for chunk in files.chunks:
+        start, stop = files.span(chunk)
+        if dim == 0:
+            diagrams = np.sort(rng.uniform(0, 9, (stop - start, 31)))
+            points += [(0, death) for death in diagrams.flat]
+        else:
+            diagrams = [np.cumsum(rng.uniform(0, 5, (k, 2)), axis=1) for k in rng.integers(0, 50, stop - start)]
+            points += [(birth, death - birth) for bars in diagrams for birth, death in bars]
+        files.write_diagrams(dim, chunk, diagrams)
+    assert len(points) > 2000  # so that something is drawn
+    args = generate_PCD_PI.get_args_parser().parse_args(["--path_t", "", "--seed", "5"])
+    assert generate_PCD_PI.sampled_sigma(files, dim, args) == pytest.approx(subsample_sigma(points, seed=5), rel=1e-12)
+
+
+def test_quality_counts_bars(both_dimensions):
+    quality = json.loads((both_dimensions / "quality_dim0.json").read_text())
+    spec, rows = read_spec(0, both_dimensions), read("images_dim0", both_dimensions)[:, ::20].mean(0)
+    step = (spec["image_range"][3] - spec["image_range"][2]) / 19
+    assert quality["bars"] == 10 * (POINTS - 1) and quality["zero_bars"] == 0 and quality["in_range"] == 1
+    assert quality["persistence_step_over_sigma"] == pytest.approx(step / spec["sigma"])
+    fewest = quality["rows_with_98_percent_of_the_mean_image"]
+    share = np.cumsum(sorted(rows, reverse=True)) / rows.sum()
+    assert share[fewest - 2] < 0.98 <= share[fewest - 1]
+
+
+# --- where clouds come from
+
+
+@pytest.mark.parametrize("layer, width", [(0, CLASSES), (-1, 64), (-2, 64), (-3, 32), (-5, 16)])
+def test_eval_clouds_equal_a_plain_forward_at_every_layer(layer, width):
+    make_clouds("--tda_layer_t", layer)
+    folder = CLOUDS.with_name(f"layer{layer}_n12_eval_released")
+    clouds, expected = read("clouds", folder).astype(np.float32), plain_forward(layer)
+    assert clouds.shape == (10, POINTS, width) and read_spec(0, folder)["cloud_width"] == width
+    assert np.abs(clouds - expected).max() < 1e-3 * np.abs(expected).max()
+
+
+def test_train_clouds_are_normalised_by_their_own_batch():
+    make_clouds("--pcd_bn", "train")
+    clouds = read("clouds", CLOUDS.with_name("layer-1_n12_train_released")).astype(np.float32)
+    expected = plain_forward(train=True)
+    assert np.abs(clouds - expected).max() < 1e-3 * np.abs(expected).max()
+    assert np.abs(plain_forward() - expected).max() > 0.1 * np.abs(expected).max()  # the two modes differ
+
+
+@pytest.mark.parametrize("bn", ["eval", "train"])
+def test_an_embedder_leaves_the_network_as_it_was(bn):
+    model = checkpoint.load_network(TEACHER, None, "").model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    loader = TrainLoader(load_dataset("noise", "")[0], POINTS, seed=1, drop_last=True)
+    list(Embedder(model, loader, -1, bn).clouds(0, 7))
+    assert not any(module.training for module in model.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("images_a_forward", [1, 2 * POINTS, 3 * POINTS, 1024])
+def test_cloud_number_i_is_the_same_batch_whatever_the_group_size(monkeypatch, images_a_forward):
+    monkeypatch.setattr(helper.clouds, "IMAGES_A_FORWARD", images_a_forward)
+    model = checkpoint.load_network(TEACHER, None, "").model
+    loader = TrainLoader(load_dataset("noise", "")[0], POINTS, seed=1, drop_last=True)
+    expected = torch.from_numpy(plain_forward())
+    for start, stop in ((0, 10), (3, 9), (5, 6)):
+        clouds = torch.cat(list(Embedder(model, loader, -1, "eval").clouds(start, stop)))
+        torch.testing.assert_close(clouds, expected[start:stop], rtol=1e-4, atol=1e-4)
+
+
+# --- a set that grows
+
+
+def test_a_second_dimension_reuses_the_clouds_and_01_makes_both(both_dimensions, monkeypatch):
+    make_clouds("--dim", 0)
+    assert not (CLOUDS / "images_dim1").exists() and not (CLOUDS / "spec_dim1.json").exists()
+    monkeypatch.setattr(Embedder, "clouds", None)  # fails when called
+    make_clouds("--dim", 1)
+    assert contents(CLOUDS) == contents(both_dimensions)
+
+
+def test_num_clouds_cuts_the_set():
+    make_clouds("--num_clouds", 9)
+    assert len(read("clouds")) == len(read("images_dim0")) == read_spec(0)["num_clouds"] == 9
+    with pytest.raises(UserError, match="--num_clouds: found 11, but --passes 2 make only 10"):
+        make_clouds("--num_clouds", 11)
+
+
+def test_more_passes_extend_the_set_as_if_made_at_once():
+    make_clouds("--passes", 4, "--dim", "01")
+    at_once = contents(CLOUDS)
+    shutil.rmtree(CLOUDS)
+    make_clouds("--passes", 2, "--dim", "01")
+    finished = [CLOUDS / kind / "00000.npy" for kind in ("clouds", "diagrams_dim0", "diagrams_dim1")]
+    written = [path.stat().st_mtime_ns for path in finished]
+    make_clouds("--passes", 4, "--dim", "01")
+    assert [path.stat().st_mtime_ns for path in finished] == written
+    assert contents(CLOUDS) == at_once
+
+
+def test_an_extension_that_was_cut_off_is_not_taken_for_complete(monkeypatch):
+    make_clouds("--passes", 2)
+    monkeypatch.setattr(generate_PCD_PI, "report_quality", None)  # fails when called
+    with pytest.raises(TypeError):
+        make_clouds("--passes", 4)
+    assert not (CLOUDS / "quality_dim0.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["clouds", "diagrams_dim0", "diagrams_dim1", "images_dim1"])
+def test_damaged_and_short_files_are_recognised_and_made_again(both_dimensions, kind):
+    shutil.copytree(both_dimensions, CLOUDS)
+    files, path = CloudSet(CLOUDS, 10), CLOUDS / kind / "00001.npy"
+    whole = path.read_bytes()
+    assert files.done(kind, 0) and files.done(kind, 1)
+    assert not CloudSet(CLOUDS, 11).done(kind, 1) and not CloudSet(CLOUDS, 9).done(kind, 1)
+    for damage in (b"", whole[:20], whole[:-1], b"not an array" * 20):
+        path.write_bytes(damage)
+        assert not files.done(kind, 1), damage
+    path.unlink()
+    assert not files.done(kind, 1)
+    path.write_bytes(whole[:-8])
+    make_clouds("--dim", "01")
+    assert contents(CLOUDS) == contents(both_dimensions)
+
+
+@pytest.mark.parametrize(
+    "options, what",
+    [
+        ((), "teacher_sha256 was"),
+        (("--seed", 2), "seed was 1, now 2"),
+        (("--cloud_dtype", "float32"), "cloud_dtype was float16, now float32"),
+    ],
+)
+def test_clouds_of_another_origin_are_not_mixed(options, what):
+    make_clouds()
+    before = contents(CLOUDS)
+    if not options:
+        make_teacher(seed=1)  # another network in the same place
+    with pytest.raises(UserError, match=f"clouds of another origin .*{what}"):
+        make_clouds(*options)
+    assert contents(CLOUDS) == before
+
+
+def test_float32_clouds_are_not_rounded():
+    make_clouds("--cloud_dtype", "float32")
+    clouds = read("clouds")
+    assert clouds.dtype == np.float32
+    np.testing.assert_allclose(clouds, plain_forward(), rtol=1e-4, atol=1e-4)

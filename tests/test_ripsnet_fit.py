@@ -1,0 +1,287 @@
+"""Stage 3, train_ripsnet.py: the data of the fit, its optimizer, early stopping, and what is reported, by NumPy."""
+
+import csv
+import json
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from test_clouds import CLOUDS, POINTS, TEACHER, call, gudhi_image, make_clouds, read, read_spec, work_in
+
+import helper.ripsnet_fit
+import train_ripsnet
+from helper import checkpoint
+from helper.clouds import CloudSet
+from helper.options import RunStopped, UserError
+from helper.ripsnet_fit import CloudData, TrainStep, fit_ripsnet
+from helper.runs import Run
+from ripsnet import RipsNet
+
+CPU = torch.device("cpu")
+FITTED = CLOUDS / "ripsnet_dim0_mean"
+
+
+def fit(*options):
+    """Stage 3 for at most twelve epochs; `options` may say otherwise."""
+    usual = ["--path_t", TEACHER, "--dataset", "noise", "--device", "cpu", "--batch_size", POINTS]
+    call(train_ripsnet, *usual, "--epochs", 12, "--batch_clouds", 4, *options)
+
+
+def read_log(path):
+    with open(path) as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def numpy_ripsnet(weights, clouds, operator="mean"):
+    """RipsNet written out: (N, n, d) -> (N, 400)."""
+    weights = {name: tensor.double().numpy() for name, tensor in weights.items()}
+    x = clouds.astype(np.float64)
+    for layer in (1, 2, 3):
+        x = np.maximum(0, x @ weights[f"layer{layer}.linear.weight"].T + weights[f"layer{layer}.linear.bias"])
+    x = getattr(np, operator)(x, axis=1)
+    for layer in (4, 5, 6):
+        x = np.maximum(0, x @ weights[f"layer{layer}.linear.weight"].T)
+    return 1 / (1 + np.exp(-x @ weights["layer7.linear.weight"].T))
+
+
+def random_set(count, points=6, width=5):
+    """A set of random clouds and images in chunks of eight, dimension 0."""
+    rng = np.random.default_rng(0)
+    files = CloudSet(Path("set"), count)
+    for chunk in files.chunks:
+        start, stop = files.span(chunk)
+        files.write("clouds", chunk, rng.normal(size=(stop - start, points, width)).astype(np.float16))
+        files.write("images_dim0", chunk, rng.uniform(size=(stop - start, 400)).astype(np.float32))
+    return files, *(torch.from_numpy(read(kind, files.folder)) for kind in ("clouds", "images_dim0"))
+
+
+def fit_set(files, train, validation, epochs, patience=1000, lr=1e-3):
+    """fit_ripsnet on ranges of clouds of width 5: (network, log)."""
+    torch.manual_seed(0)
+    network = RipsNet(5)
+    args = SimpleNamespace(epochs=epochs, patience=patience, lr=lr, batch_clouds=4, seed=1, resume=False, device=CPU)
+    data = [CloudData(files, 0, span.start, span.stop, CPU, True) for span in (train, validation)]
+    return network, fit_ripsnet(network, *data, Run(Path("run"), args), args)
+
+
+@pytest.fixture(autouse=True)
+def in_tmp_path(tmp_path, monkeypatch):
+    work_in(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """The folder in which stages 2 and 3 ran, the former in both BatchNorm modes; not to be changed."""
+    folder = tmp_path_factory.mktemp("fitted")
+    with pytest.MonkeyPatch.context() as patch:
+        work_in(folder, patch)
+        make_clouds("--passes", 8)
+        make_clouds("--passes", 8, "--pcd_bn", "train")
+        fit("--patience", 3, "--lr", 0.01)
+    return folder
+
+
+# --- the data
+
+
+@pytest.mark.parametrize("span", [(0, 21), (3, 6), (7, 17), (20, 21)])
+def test_data_on_the_device_and_on_disk_is_the_same(span):
+    files, clouds, images = random_set(21)
+    start, stop = span
+    index = torch.from_numpy(np.random.default_rng(0).permutation(stop - start))
+    for on_device in (True, False):
+        data = CloudData(files, 0, start, stop, CPU, on_device)
+        assert len(data) == stop - start
+        found = data.batch(index)
+        assert found[0].dtype == found[1].dtype == torch.float32
+        assert torch.equal(found[0], clouds[start:stop].float()[index])
+        assert torch.equal(found[1], images[start:stop][index])
+        torch.testing.assert_close(data.mean_image(), images[start:stop].mean(0))
+
+
+def test_training_on_the_device_and_from_disk_gives_equal_networks(monkeypatch):
+    weights = []
+    for on_device in (True, False):
+        monkeypatch.setattr(train_ripsnet, "fits_in_memory", lambda *_, answer=on_device: answer)
+        make_clouds()
+        fit("--epochs", 3)
+        weights.append(checkpoint.load(FITTED / "best.pth")["model"])
+        Path(FITTED).rename(f"on_device_{on_device}")
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_an_epochs_order_shows_each_cloud_once_and_follows_from_seed_and_epoch():
+    files, _, _ = random_set(21)
+    data, on_disk = (CloudData(files, 0, 5, 21, CPU, on_device) for on_device in (True, False))
+    orders = {(seed, epoch): data.order(seed, epoch) for seed in (1, 2) for epoch in (1, 2)}
+    torch.manual_seed(3)
+    np.random.seed(3)
+    for key, order in orders.items():
+        assert sorted(order.tolist()) == list(range(16))
+        assert torch.equal(order, data.order(*key)) and torch.equal(order, on_disk.order(*key))
+    assert len({tuple(order.tolist()) for order in orders.values()}) == 4
+
+
+def test_bytes_needed_are_those_of_the_arrays():
+    files, clouds, images = random_set(21)
+    assert CloudData.bytes_needed(files, 0) == clouds.nbytes + images.nbytes
+
+
+# --- the fit
+
+
+def test_adamax_takes_the_steps_of_its_formula():
+    """Kingma and Ba, ICLR 2015, algorithm 2, with epsilon where PyTorch documents it."""
+    torch.manual_seed(0)
+    network = RipsNet(5)
+    clouds, images = torch.randn(3, 4, 6, 5), torch.rand(3, 4, 400)
+    weight = network.layer7.linear.weight
+    theta, m, u = weight.detach().double().clone(), 0.0, 0.0
+    step = TrainStep(network, lr=0.01, batch_size=4)
+    for t in (1, 2, 3):
+        loss = step(clouds[t - 1], images[t - 1])
+        g = weight.grad.double()
+        m = 0.9 * m + 0.1 * g
+        u = torch.maximum(0.999 * torch.as_tensor(u), g.abs() + 1e-8)
+        theta = theta - 0.01 / (1 - 0.9**t) * m / u
+        torch.testing.assert_close(weight.double(), theta, rtol=1e-4, atol=1e-6)
+    assert loss.item() == pytest.approx(0.085, abs=0.02)  # the mean over pixels: 1/12 for uniform pixels
+
+
+def test_fitting_stops_after_patience_epochs_without_a_better_loss_and_keeps_the_best(monkeypatch):
+    losses = [5.0, 4.0, 4.5, 3.0, 3.0 - 5e-11, 3.2, 3.1, 1.0]
+    seen = []
+
+    def validation_loss(network, data):
+        seen.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        return losses[len(seen) - 1]
+
+    monkeypatch.setattr(helper.ripsnet_fit, "mean_squared_error", validation_loss)
+    network, history = fit_set(random_set(12)[0], range(8), range(8, 12), epochs=8, patience=3)
+    assert [row["val_mse"] for row in history] == losses[:7]  # a gain of 5e-11 is none
+    assert [row["best_val_mse"] for row in history] == [5, 4, 4, 3, 3, 3, 3]
+    assert all(torch.equal(tensor, seen[3][name]) for name, tensor in network.state_dict().items())
+    assert not torch.equal(seen[3]["layer1.linear.weight"], seen[6]["layer1.linear.weight"])
+
+
+def test_a_ripsnet_learns_eight_clouds_by_heart():
+    files, clouds, _ = random_set(8)
+    spec = {"dim": 0, "sigma": 0.5, "image_range": [0, 0, 0, 6], "maximum": 1}
+    clouds = clouds.numpy() * np.linspace(0.5, 2, 8, dtype=np.float16)[:, None, None]
+    images = np.stack([gudhi_image(cloud, spec) for cloud in clouds])
+    images /= images.max()
+    files.write("clouds", 0, clouds)
+    files.write("images_dim0", 0, images.astype(np.float32))
+    network, _ = fit_set(files, range(8), range(8), epochs=300, lr=5e-3)
+    errors = (numpy_ripsnet(network.state_dict(), clouds) - images) ** 2
+    assert 1 - errors.mean() / ((images.mean(axis=0) - images) ** 2).mean() > 0.9
+
+
+def test_a_fit_that_diverges_stops_with_one_line(monkeypatch):
+    monkeypatch.setattr(helper.ripsnet_fit, "mean_squared_error", lambda *_: float("nan"))
+    with pytest.raises(RunStopped, match="non-finite in epoch 1 .*lower --lr"):
+        fit_set(random_set(12)[0], range(8), range(8, 12), epochs=2)
+
+
+def test_an_interrupted_fit_resumes_to_equal_weights(monkeypatch):
+    make_clouds()
+    fit("--epochs", 6)
+    expected = checkpoint.load(FITTED / "best.pth")
+    Path(FITTED).rename("uninterrupted")
+    mean_squared_error, calls = helper.ripsnet_fit.mean_squared_error, []
+
+    def interrupted(network, data):
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return mean_squared_error(network, data)
+
+    monkeypatch.setattr(helper.ripsnet_fit, "mean_squared_error", interrupted)
+    with pytest.raises(UserError, match="stopped after epoch 3; continue with --resume"):
+        fit("--epochs", 6)
+    with pytest.raises(UserError, match="this run exists"):
+        fit("--epochs", 6)
+    fit("--epochs", 6, "--resume")
+    found = checkpoint.load(FITTED / "best.pth")
+    assert all(torch.equal(found["model"][name], expected["model"][name]) for name in expected["model"])
+    assert found["quality"] | {"seconds": 0} == expected["quality"] | {"seconds": 0}
+
+
+# --- what is reported
+
+
+def test_three_quarters_train_and_the_rest_validates(fitted):
+    quality = json.loads((fitted / FITTED / "quality.json").read_text())
+    assert (quality["train_clouds"], quality["val_clouds"]) == (30, 10)
+
+
+def test_errors_and_r2_are_those_numpy_finds(fitted):
+    content = torch.load(fitted / FITTED / "best.pth", weights_only=True)
+    clouds, images = read("clouds", fitted / CLOUDS), read("images_dim0", fitted / CLOUDS).astype(np.float64)
+    errors = (numpy_ripsnet(content["model"], clouds[30:]) - images[30:]) ** 2
+    baseline = (images[:30].mean(axis=0) - images[30:]) ** 2
+    quality, log = content["quality"], read_log(fitted / FITTED / "log.csv")
+    assert quality["val_mse"] == pytest.approx(errors.mean(), rel=1e-4)
+    assert quality["mean_image_mse"] == pytest.approx(baseline.mean(), rel=1e-4)
+    assert quality["r2"] == pytest.approx(1 - errors.mean() / baseline.mean(), abs=1e-4)
+    assert min(row["val_mse"] for row in log) == pytest.approx(errors.mean(), rel=1e-4)
+    assert quality["epochs"] == len(log)
+    assert json.loads((fitted / FITTED / "quality.json").read_text()) == quality
+
+
+def test_r2_in_the_other_batchnorm_mode_is_that_of_the_clouds_stage_2_makes_in_it(fitted):
+    content = torch.load(fitted / FITTED / "best.pth", weights_only=True)
+    clouds = read("clouds", fitted / CLOUDS.with_name("layer-1_n12_train_released"))[30:]
+    images = np.stack([gudhi_image(cloud, read_spec(0, fitted / CLOUDS)) for cloud in clouds])
+    errors = (numpy_ripsnet(content["model"], clouds) - images) ** 2
+    expected = 1 - errors.mean() / ((images.mean(axis=0) - images) ** 2).mean()
+    assert content["quality"]["r2_other_bn"] == pytest.approx(expected, rel=1e-2)
+
+
+def test_the_file_names_all_that_stage_4_checks(fitted):
+    content = torch.load(fitted / FITTED / "best.pth", weights_only=True)
+    assert (content["operator"], content["d"], content["dim"]) == ("mean", 64, 0)
+    assert content["spec"] == read_spec(0, fitted / CLOUDS)
+
+
+def test_both_dimensions_and_sum_pooling():
+    make_clouds("--dim", "01")
+    fit("--dim", "01", "--operator", "sum", "--epochs", 2)
+    clouds = read("clouds")
+    for dim in (0, 1):
+        content = checkpoint.load(CLOUDS / f"ripsnet_dim{dim}_sum" / "best.pth")
+        errors = (numpy_ripsnet(content["model"], clouds[7:], "sum") - read(f"images_dim{dim}")[7:]) ** 2
+        assert content["quality"]["val_mse"] == pytest.approx(errors.mean(), rel=1e-4)
+        assert (content["dim"], content["operator"]) == (dim, "sum")
+
+
+# --- refusals
+
+
+def test_no_clouds_names_stage_2():
+    with pytest.raises(UserError, match="no image spec there; make it with generate_PCD_PI.py"):
+        fit()
+
+
+def test_incomplete_images_are_refused():
+    make_clouds()
+    (CLOUDS / "quality_dim0.json").unlink()
+    with pytest.raises(UserError, match="not complete; run generate_PCD_PI.py again"):
+        fit()
+
+
+def test_a_single_cloud_cannot_be_split():
+    make_clouds("--num_clouds", 1)
+    with pytest.raises(UserError, match="expected at least 2"):
+        fit()
+
+
+def test_resume_refuses_a_set_that_has_grown():
+    make_clouds()
+    fit("--epochs", 2)
+    make_clouds("--passes", 3)
+    with pytest.raises(UserError, match="num_clouds was 10, now 15"):
+        fit("--epochs", 2, "--resume")
