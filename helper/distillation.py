@@ -93,11 +93,12 @@ class Distillation(Objective):
     def diagnose(self) -> dict[str, float]:
         """Norm of each weighted term's gradient at the student's feature, on one probe batch; and R^2 of the RipsNets
         on the student's own clouds, against the mean of their exact images. Networks run in training mode, as in a
-        step; buffers and random states are restored.
+        step; the mode, buffers and random states are restored.
         """
         if not self.probe:
             return {}
         images, labels = self.probe[0]
+        mode = self.training
         buffers = {name: buffer.clone() for name, buffer in self.named_buffers()}
         with torch.random.fork_rng([images.device] if images.device.type == "cuda" else []):
             self.train()
@@ -112,6 +113,7 @@ class Distillation(Objective):
                 columns["student_r2"] = self.r2_on_student()
         for name, buffer in self.named_buffers():
             buffer.copy_(buffers[name])
+        self.train(mode)
         return columns
 
     @torch.no_grad()

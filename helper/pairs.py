@@ -30,7 +30,7 @@ PUBLISHED = {
 
 def family(arch: str) -> str:
     """'resnet32x4' -> 'resnet', 'ResNet50' -> 'resnet', 'wrn_40_2' -> 'wrn', 'ShuffleV1' -> 'shufflev'."""
-    return re.match("[a-z]+", arch.lower()).group()
+    return re.match("[a-z]*", arch.lower()).group()
 
 
 def pair_settings(teacher: str, student: str) -> PairSettings:
@@ -89,7 +89,10 @@ def run_name(args, teacher: str, student: str) -> str:
     usual = {
         "r": (args.gamma, 0.1 if method == "KD" else 1.0),
         "a": (args.alpha, 0.9 if method == "KD" else pair.alpha),
+        "b": (args.beta, distiller_dict[args.distill].beta),
         "d": (args.delta, pair.delta),
+        "T": (args.kd_T, 4.0),
+        "n": (args.batch_size, 64),
     }
     if args.alpha == 0 or args.beta:
         usual["a"] = (args.alpha, 0.0)
@@ -98,5 +101,8 @@ def run_name(args, teacher: str, student: str) -> str:
     parts = [f"{key}{value:g}" for key, (value, default) in usual.items() if value != default]
     if args.delta:
         parts += [f"dim{args.dim}"] * (args.dim != "0") + [f"layer{args.tda_layer_t}"] * (args.tda_layer_t != -1)
+        parts += [f"layerS{args.tda_layer_s}"] * (args.tda_layer_s != -1)
         parts += [args.operator] * (args.topology == "ripsnet" and args.operator != pair.operator)
+    if args.delta and args.topology != "wasserstein":
+        parts += ["train"] * (args.pcd_bn == "train") + ["subsample"] * (args.sigma_rule == "subsample")
     return "_".join([f"{teacher}-{student}", args.dataset, method, *parts, f"trial{args.trial}"])

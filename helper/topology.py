@@ -12,13 +12,15 @@ from .options import UserError, dims
 
 
 def check_spec(spec: ImageSpec, path: Path, teacher: Network, width: int, dim: int, args) -> None:
-    """Refuse a spec made for another teacher, layer, width, dimension, cloud size or BatchNorm mode."""
+    """Refuse a spec made for another teacher, layer, width, dimension, cloud size, BatchNorm mode or sigma rule."""
     expected = {
         "teacher_sha256": teacher.sha256,
         "dim": dim,
         "layer": args.tda_layer_t,
         "cloud_width": width,
         "points": args.batch_size,
+        "pcd_bn": args.pcd_bn,
+        "sigma_rule": args.sigma_rule,
     }
     for name, value in expected.items():
         if (found := getattr(spec, name)) != value:
@@ -105,7 +107,10 @@ def build_topology(args, teacher: Network, width: int) -> tuple[nn.Module | None
                 flush=True,
             )
             continue
-        specs.append(ImageSpec.from_dict(content["spec"]))
+        try:
+            specs.append(ImageSpec.from_dict(content["spec"]))
+        except ValueError as error:
+            raise UserError(f"{path}: {error}") from None
         check_spec(specs[-1], path, teacher, width, dim, args)
         r2.append(content["quality"]["r2"])
     complete = len(specs) == len(networks)

@@ -53,7 +53,7 @@ def _distances(clouds: Tensor) -> Tensor:
     They come from differences of coordinates. For float32 clouds on a CPU, matrix products in float64 are several times
     faster, and what cancels there are digits that float32 does not have: with R the largest distance of a point from
     the centre of its cloud and u the unit roundoff of float64, |x|^2 + |y|^2 - 2 x.y is off by at most 4 (d + 5) u R^2
-    (Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1). Clouds where this exceeds float32's rounding
+    (Higham, "Accuracy and Stability of Numerical Algorithms", section 3.1). Clouds where this exceeds float32 rounding
     of the smallest squared distance, such as those with duplicate points, take the differences. To find them is to wait
     for values, which would stall an accelerator, and differences are fast there.
     """

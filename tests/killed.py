@@ -4,7 +4,7 @@
 
     none         not at all
     batch:K      SIGKILL before the K-th batch of training images
-    int:K        SIGINT before the K-th batch of training images;  term:K  SIGTERM
+    int:K        SIGINT before the K-th batch of training images; term:K SIGTERM; int2:K SIGINT twice
     replace:K    SIGKILL before the K-th rename, of which every file that is written whole needs one
     half:K       SIGKILL when half of the K-th such file is written
     full:K       before the K-th rename the disk is full: no file can grow from then on
@@ -44,6 +44,11 @@ def send(number, *arguments):
     os.kill(os.getpid(), number)
 
 
+def interrupt_twice(*arguments):
+    send(signal.SIGINT)
+    send(signal.SIGINT)
+
+
 def halve_and_kill(file):
     os.ftruncate(file, os.fstat(file).st_size // 2)
     send(signal.SIGKILL)
@@ -56,6 +61,7 @@ def fill_disk(*paths):
 POINTS = {
     "batch": (EpochPlan, "images", functools.partial(send, signal.SIGKILL)),
     "int": (EpochPlan, "images", functools.partial(send, signal.SIGINT)),
+    "int2": (EpochPlan, "images", interrupt_twice),
     "term": (EpochPlan, "images", functools.partial(send, signal.SIGTERM)),
     "replace": (os, "replace", functools.partial(send, signal.SIGKILL)),
     "half": (os, "fsync", halve_and_kill),

@@ -98,7 +98,7 @@ def check_dim1(cloud):
     assert_same_bars(np.stack(lengths, axis=1), expected)
 
 
-@examples(60)
+@examples(40)
 @given(clouds_of(128, 256))
 def test_deaths_equal_gudhi(cloud):
     check_deaths(cloud)

@@ -21,6 +21,15 @@ FAMILIES = ["resnet8", "resnet8x4", "ResNet50", "wrn_16_1", "wrn_16_2", "vgg8", 
 OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in model_dict if name not in FAMILIES]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Layers this small gain nothing from threads, and on a busy machine wait for each other's."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def published_models():
     with open(PUBLISHED / "models.csv") as file:
         rows = list(csv.reader(file))[1:]

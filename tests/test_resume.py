@@ -176,3 +176,153 @@ def test_a_run_may_be_stopped_at_any_of_its_writes(begin, expected, stage, kind)
         assert artefacts(folder) == expected[stage], f"{kind}:{number}"
         shutil.rmtree(folder)
     assert number > 10
+
+
+@pytest.mark.parametrize("stage", ["teacher", "student"])
+@pytest.mark.parametrize("kind", ["int", "term"])
+def test_a_signal_saves_the_state_in_the_middle_of_an_epoch(begin, expected, stage, kind):
+    folder = begin(stage)
+    status, printed = execute(f"{kind}:15", folder, STAGES[stage])
+    assert status == 130 and printed.endswith("stopped in epoch 2 after 5 steps; continue with --resume\n")
+    (last,) = (folder / f"save_{stage[0]}_models").glob("*/last.pth")
+    state = checkpoint.load(last)
+    assert (state["epoch"], state["step"], len(state["history"])) == (2, 5, 1)
+    assert not (folder / "results" / "runs" / f"{last.parent.name}.csv").exists()
+    resume(folder, stage)
+    assert artefacts(folder) == expected[stage]
+
+
+def test_a_second_signal_stops_at_once_and_harms_nothing(begin, expected):
+    """Two interrupts at one batch: the second is an ordinary KeyboardInterrupt, so nothing more is saved."""
+    folder = begin("teacher")
+    status, printed = execute("int2:15", folder, STAGES["teacher"])
+    assert status == 130 and printed.endswith("interrupted; what was finished is kept\n")
+    assert checkpoint.load(folder / TEACHER / "last.pth")["step"] == 0
+    resume(folder, "teacher")
+    assert artefacts(folder) == expected["teacher"]
+
+
+@pytest.mark.parametrize("stage", ["teacher", "ripsnet", "student"])
+@pytest.mark.parametrize(
+    "options, status, words",
+    [
+        ("--resume", 0, ["100"]),
+        ("", 2, ["this run exists", "--resume"]),
+        ("--resume --lr 0.03", 2, ["--lr", "now 0.03"]),
+    ],
+    ids=["resumed", "repeated", "with another option"],
+)
+def test_a_finished_run_is_left_as_it_is(ends, tmp_path, stage, options, status, words):
+    folder = tmp_path / "finished"
+    shutil.copytree(ends[stage], folder)
+    before = hashes(folder)
+    found, printed = execute("none", folder, f"{STAGES[stage]} {options}")
+    assert found == status
+    assert hashes(folder) == before
+    if status:
+        assert printed.count("\n") == 1 and all(word in printed for word in words)
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path):
+    os.truncate(path, 0)
+
+
+def flip_a_bit(path):
+    """In the bytes of the largest tensor: PyTorch itself would load it."""
+    data = bytearray(path.read_bytes())
+    state = torch.load(path, weights_only=True)
+    weights = max(state["model"].values(), key=torch.numel).numpy().tobytes()
+    data[data.index(weights) + len(weights) // 2] ^= 1
+    path.write_bytes(data)
+    torch.load(path, weights_only=True)
+
+
+def interrupted_teacher(begin):
+    """A folder with last.pth from the middle and previous.pth from the beginning of epoch 2."""
+    folder = begin("teacher")
+    assert execute("int:15", folder, STAGES["teacher"])[0] == 130
+    return folder
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty])
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(begin, expected, damage):
+    folder = interrupted_teacher(begin)
+    damage(folder / TEACHER / "last.pth")
+    assert "last.pth: damaged" in (printed := resume(folder, "teacher")) or "last.pth: not a readable" in printed
+    assert f"using {TEACHER}/previous.pth instead" in printed
+    assert artefacts(folder) == expected["teacher"]
+
+
+def test_the_run_survives_a_kill_after_its_checkpoint_was_damaged(begin, expected):
+    """The damaged last.pth has just become previous.pth when the run is killed: the good one is still found."""
+    folder = interrupted_teacher(begin)
+    empty(folder / TEACHER / "last.pth")
+    for number in itertools.count(1):
+        status, _ = execute(f"replace:{number}", folder, STAGES["teacher"] + " --resume")
+        assert status == -signal.SIGKILL
+        if not (folder / TEACHER / "last.pth").exists():
+            break
+    resume(folder, "teacher")
+    assert artefacts(folder) == expected["teacher"]
+
+
+def test_two_damaged_checkpoints_are_one_clear_line(begin):
+    folder = interrupted_teacher(begin)
+    truncate(folder / TEACHER / "last.pth")
+    empty(folder / TEACHER / "previous.pth")
+    before = hashes(folder)
+    status, printed = execute("none", folder, STAGES["teacher"] + " --resume")
+    assert status == 2 and printed.count("\n") == 1 and f"{TEACHER}/last.pth" in printed and "remove" in printed
+    assert hashes(folder) == before
+
+
+@pytest.mark.parametrize(
+    "stage, point",
+    [
+        pytest.param("teacher", "full:5", id="teacher, log"),
+        pytest.param("teacher", "full:6", id="teacher, second checkpoint"),
+        pytest.param("clouds", "full:4", id="clouds"),
+    ],
+)
+def test_a_full_disk_is_one_clear_line_and_destroys_nothing(begin, expected, stage, point):
+    folder = begin(stage)
+    status, printed = execute(point, folder, STAGES[stage])
+    assert status == 1
+    assert "cannot write" in (line := printed.splitlines()[-1]) and "make room" in line and "Traceback" not in printed
+    assert not list(folder.rglob("*.tmp*"))
+    if stage == "teacher":
+        assert len(checkpoint.load(folder / TEACHER / "last.pth")["history"]) == 1
+    resume(folder, stage)
+    assert artefacts(folder) == expected[stage]
+
+
+def test_tensorboard_shows_every_epoch_once(begin):
+    """Killed between checkpoint and log, a run has not yet written the epoch's point."""
+    folder = begin("teacher")
+    execute("replace:5", folder, STAGES["teacher"])
+    resume(folder, "teacher")
+    events = EventAccumulator(str(folder / TEACHER)).Reload()
+    with open(folder / TEACHER / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    for name in ("loss", "test_acc", "lr", "share_ce"):
+        points = [(event.step, pytest.approx(event.value)) for event in events.Scalars(name)]
+        assert points == [(int(row["epoch"]), float(row[name])) for row in rows]
+
+
+def test_stage_3_refuses_a_set_that_is_being_enlarged(begin, expected):
+    """What says that a smaller set of images is complete does not say so of the larger one."""
+    folder = begin("clouds")
+    smaller = STAGES["clouds"] + " --num_clouds 10"
+    assert execute("none", folder, smaller)[0] == 0
+    for number in itertools.count(1):
+        status, _ = execute(f"replace:{number}", folder, STAGES["clouds"])
+        if status == 0:
+            break
+        status, printed = execute("none", folder, STAGES["ripsnet"])
+        assert "Traceback" not in printed, printed
+        shutil.rmtree(folder / CLOUDS / "ripsnet_dim0_mean", ignore_errors=True)
+    assert artefacts(folder) == expected["clouds"]

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -184,30 +183,6 @@ def test_a_fit_that_diverges_stops_with_one_line(monkeypatch):
     monkeypatch.setattr(helper.ripsnet_fit, "mean_squared_error", lambda *_: float("nan"))
     with pytest.raises(RunStopped, match="non-finite in epoch 1 .*lower --lr"):
         fit_set(random_set(12)[0], range(8), range(8, 12), epochs=2)
-
-
-def test_an_interrupted_fit_resumes_to_equal_weights(monkeypatch):
-    make_clouds()
-    fit("--epochs", 6)
-    expected = checkpoint.load(FITTED / "best.pth")
-    Path(FITTED).rename("uninterrupted")
-    mean_squared_error, calls = helper.ripsnet_fit.mean_squared_error, []
-
-    def interrupted(network, data):
-        calls.append(1)
-        if len(calls) == 3:
-            signal.raise_signal(signal.SIGTERM)
-        return mean_squared_error(network, data)
-
-    monkeypatch.setattr(helper.ripsnet_fit, "mean_squared_error", interrupted)
-    with pytest.raises(UserError, match="stopped after epoch 3; continue with --resume"):
-        fit("--epochs", 6)
-    with pytest.raises(UserError, match="this run exists"):
-        fit("--epochs", 6)
-    fit("--epochs", 6, "--resume")
-    found = checkpoint.load(FITTED / "best.pth")
-    assert all(torch.equal(found["model"][name], expected["model"][name]) for name in expected["model"])
-    assert found["quality"] | {"seconds": 0} == expected["quality"] | {"seconds": 0}
 
 
 # --- what is reported
