@@ -15,7 +15,8 @@ DECAY_T=${DECAY_T:-6,9}             # its learning rate falls tenfold after thes
 EPOCHS_S=${EPOCHS_S:-12}            # each student
 DECAY_S=${DECAY_S:-8,11}
 PASSES=${PASSES:-24}                # over the 1,437 training images, 22 clouds of 64 points each
-EPOCHS_R=${EPOCHS_R:-200}           # RipsNet, at most
+EPOCHS_R=${EPOCHS_R:-250}           # RipsNet, at most
+OPERATOR=${OPERATOR:-sum}           # its pooling; with so few clouds, mean pooling stays at the mean image
 
 # The programs write below the current folder; everything from an earlier demo goes.
 rm -rf results/demo
@@ -41,14 +42,15 @@ stage "2. its point clouds, their persistence diagrams and images"
 "$PYTHON" ../../generate_PCD_PI.py --path_t "$teacher" --dataset digits --passes "$PASSES" --seed "$SEED"
 
 stage "3. RipsNet, which approximates these images"
-"$PYTHON" ../../train_ripsnet.py --path_t "$teacher" --dataset digits --epochs "$EPOCHS_R" --seed "$SEED"
+"$PYTHON" ../../train_ripsnet.py --path_t "$teacher" --dataset digits --operator "$OPERATOR" \
+    --epochs "$EPOCHS_R" --batch_clouds 16 --seed "$SEED"
 
 stage "4. students, $MODEL_S: cross entropy alone"
 train_student -r 1 -a 0 -d 0
 stage "4. students: KD"
 train_student
 stage "4. students: TopKD, which is KD + topology through RipsNet"
-train_student -d 5 --operator mean
+train_student -d 5 --operator "$OPERATOR"
 stage "4. students: KD + topology by exact persistence images"
 train_student -d 5 --topology exact
 stage "4. students: cross entropy + topology by exact persistence images"
@@ -57,7 +59,7 @@ train_student -r 1 -a 0 -d 5 --topology exact
 stage "the table"
 "$PYTHON" ../../make_tables.py --out tables.md
 stage "the figure: exact persistence images against RipsNet's"
-"$PYTHON" ../../visualize.py pi --path_t "$teacher" --out figures
+"$PYTHON" ../../visualize.py pi --path_t "$teacher" --operator "$OPERATOR" --out figures
 
 echo
 echo "One seed and 360 test images: differences of a point or two are noise."

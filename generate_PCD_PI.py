@@ -34,7 +34,7 @@ from helper.options import (
     run,
     whole,
 )
-from helper.runs import clouds_folder, spec_file, teacher_run, versions
+from helper.runs import clouds_folder, quality_file, spec_file, teacher_run, versions
 from ripsnet import (
     ImageSpec,
     birth_persistence,
@@ -151,7 +151,7 @@ def make_images(files: CloudSet, dim: int, found_in: dict, args) -> ImageSpec:
 
     kind, path = f"images_dim{dim}", spec_file(files.folder, dim)
     if not path.is_file() or json.loads(path.read_text()) != spec.to_dict():
-        (files.folder / f"quality_dim{dim}.json").unlink(missing_ok=True)  # not complete until it is written again
+        quality_file(files.folder, dim).unlink(missing_ok=True)  # the set is not complete any more
         files.remove(kind)  # images of another spec: made from fewer clouds
         write_json(path, spec.to_dict())
     for chunk in tqdm(files.chunks, desc=f"images, dimension {dim}", unit="file", disable=None):
@@ -205,7 +205,7 @@ def report_quality(files: CloudSet, spec: ImageSpec) -> dict:
         "in_range": sum(part["in_range"] * part["bars"] for part in totals if part["bars"]) / bars,
         "rows_with_98_percent_of_the_mean_image": int(np.searchsorted(np.cumsum(rows) / rows.sum(), 0.98)) + 1,
     }
-    write_json(files.folder / f"quality_dim{spec.dim}.json", quality)
+    write_json(quality_file(files.folder, spec.dim), quality)
     return quality
 
 

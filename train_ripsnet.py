@@ -36,7 +36,7 @@ from helper.options import (
     whole,
 )
 from helper.ripsnet_fit import CloudData, fit_ripsnet, fits_in_memory, predict
-from helper.runs import Run, clouds_folder, ripsnet_folder, spec_file
+from helper.runs import Run, clouds_folder, quality_file, ripsnet_folder, spec_file
 from helper.topology import check_spec, load_spec
 from models import create_model
 from ripsnet import ImageSpec, RipsNet, dim0_deaths, dim1_diagrams, r2_score
@@ -79,7 +79,7 @@ def fit_dimension(dim: int, teacher: Network, train_images: ImageSet, args) -> N
     spec = load_spec(spec_file(folder, dim))
     width = layer_width(teacher.model, args.tda_layer_t, teacher.num_classes, "--tda_layer_t")
     check_spec(spec, spec_file(folder, dim), teacher, width, dim, args)
-    if not (folder / f"quality_dim{dim}.json").is_file():
+    if not quality_file(folder, dim).is_file():
         raise UserError(f"{folder}: the images of dimension {dim} are not complete; run generate_PCD_PI.py again")
     files = CloudSet(folder, spec.num_clouds)
     count = int(0.75 * spec.num_clouds)

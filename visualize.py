@@ -8,21 +8,28 @@ smallest to the largest error. Writes results/figures/pi_<teacher run>_dim<d>_<o
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from helper.checkpoint import load_network, write_bytes
 from helper.clouds import CloudSet, layer_width
-from helper.options import Parser, UserError, add_batch_size, add_cloud_options, add_teacher_options, dims, positive, run
+from helper.options import (
+    Parser,
+    UserError,
+    add_batch_size,
+    add_cloud_options,
+    add_teacher_options,
+    dims,
+    positive,
+    run,
+)
 from helper.ripsnet_fit import CloudData, predict
 from helper.runs import RESULTS, clouds_folder, ripsnet_folder, spec_file, table, teacher_run
 from helper.topology import check_spec, load_ripsnet, load_spec
 from ripsnet import ImageSpec, r2_score
-
-matplotlib.use("Agg")  # no display is needed
-import matplotlib.pyplot as plt  # noqa: E402
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8C8C8C"  # told apart by every common kind of colour vision, and in grey
 STYLE = {
@@ -78,8 +85,9 @@ def persistence_images(args) -> None:
             f"RipsNet ({args.operator} pooling) on {len(errors)} validation clouds of {teacher.arch}, dimension {dim}: "
             f"$R^2$ = {r2_score(found, exact, mean_image):.3f}"
         )
-        draw = draw_lines if dim == 0 else draw_images
-        draw(out, title, spec, (shown + count).tolist(), exact[shown], found[shown], mean_image)
+        with rc_context(STYLE):
+            figure = draw_pi(title, spec, (shown + count).tolist(), exact[shown], found[shown], mean_image)
+            figure.savefig(out)
         print(f"{out} and {out.with_suffix('.csv').name}")
 
 
@@ -111,3 +119,61 @@ def pixel_rows(spec: ImageSpec, clouds: Tensor, exact: Tensor, found: Tensor, me
         for column, birth in enumerate(births.tolist())
         for pixel in [row * spec.resolution[0] + column]
     ]
+
+
+def draw_pi(title: str, spec: ImageSpec, clouds: list[int], exact: Tensor, found: Tensor, mean_image: Tensor) -> Figure:
+    """A column for each cloud: exact image, RipsNet's, and their difference. In dimension 0, where an image repeats one
+    column of pixels, the images lie on their side under that column drawn as curves."""
+    curves, (columns, rows) = spec.dim == 0, spec.resolution
+    difference = found - exact
+    heights = [6] * curves + [1 if curves else 4] * 3
+    figure = Figure(figsize=(1 + 2.2 * len(clouds), 5 if curves else 7.2), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    axes = figure.subplots(
+        len(heights), len(clouds), squeeze=False, sharex="col", sharey="row", gridspec_kw={"height_ratios": heights}
+    )
+
+    if curves:
+        persistences = grid(spec)[1]
+        for ax, cloud_exact, cloud_found in zip(axes[0], exact, found, strict=True):
+            ax.plot(persistences, mean_image[::columns], color=GREY, linewidth=2.5, label="mean training image")
+            ax.plot(persistences, cloud_exact[::columns], color=BLUE, marker="o", markersize=3.5, label="exact")
+            ax.plot(persistences, cloud_found[::columns], color=ORANGE, linestyle="--", linewidth=2, label="RipsNet")
+        axes[0, 0].set(ylabel="pixel value", ylim=(0, None))
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+
+    brightest, largest = max(exact.max(), found.max()).item(), difference.abs().max().item()
+    values, differences = {"cmap": "viridis", "vmin": 0, "vmax": brightest}, {"cmap": "PuOr", "vmin": -largest}
+    layers = [(exact, values), (found, values), (difference, differences | {"vmax": largest})]
+    for line, name, (images, colours) in zip(axes[-3:], ["exact", "RipsNet", "difference"], layers, strict=True):
+        for ax, image in zip(line, images.view(-1, rows, columns), strict=True):
+            extent = [edge for axis in grid(spec) for edge in edges(axis)]
+            if curves:
+                image, extent = image.T, [*extent[2:], 0, 1]
+                ax.set_yticks([])
+            drawn = ax.imshow(image, origin="lower", aspect="auto", extent=extent, **colours)
+        if curves:
+            line[0].set_ylabel(name, rotation=0, horizontalalignment="right", verticalalignment="center")
+        else:
+            line[0].set_ylabel(f"{name}\npersistence")
+            figure.colorbar(drawn, ax=list(line), aspect=12, pad=0.01)
+
+    for ax, cloud, error in zip(axes[0], clouds, difference.square().mean(dim=1).tolist(), strict=True):
+        ax.set_title(f"cloud {cloud}\nMSE {error:.4f}")
+    for ax in axes[-1]:
+        ax.set_xlabel("persistence" if curves else "birth")
+    return figure
+
+
+def edges(centres: np.ndarray) -> tuple[float, float]:
+    """Where an axis of pixels begins and ends: half a pixel outside the first and last grid point."""
+    half = (centres[-1] - centres[0]) / (2 * max(1, len(centres) - 1)) or 0.5
+    return centres[0] - half, centres[-1] + half
+
+
+def main(args) -> None:
+    args.main(args)
+
+
+if __name__ == "__main__":
+    run(main, get_args_parser())

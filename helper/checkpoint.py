@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,10 +43,14 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise RunStopped(
-            f"cannot write {path}: {error.strerror}; what was saved before is intact: "
-            "make room, then run the same command again (a training run with --resume)"
-        ) from None
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> RunStopped:
+    return RunStopped(
+        f"cannot write {path}: {error.strerror}; what was saved before is intact: make room, then run the same command "
+        "again (a training run with --resume)"
+    )
 
 
 def write_json(path: Path, value) -> None:
@@ -83,7 +88,8 @@ def load(path: Path, device="cpu") -> dict:
             with zipfile.ZipFile(path) as archive:
                 if (damaged := archive.testzip()) is not None:
                     raise UserError(f"{path}: damaged (checksum of {damaged}); copy or make it again")
-        with torch.serialization.safe_globals(SAFE_GLOBALS):
+        with torch.serialization.safe_globals(SAFE_GLOBALS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles; what cannot be read is reported below
             return torch.load(path, map_location=device, weights_only=True)
     except UserError:
         raise
@@ -94,6 +100,9 @@ def load(path: Path, device="cpu") -> dict:
 
 def load_latest(folder: Path, device="cpu") -> dict | None:
     """The newest good checkpoint of a run: `last.pth`, else `previous.pth`, else None where there is neither."""
+    last, staged = folder / "last.pth", folder / "last.new"
+    if staged.exists() and not last.exists():  # killed between the last two renames of `save`
+        os.replace(staged, last)
     failures = []
     for name in ("last.pth", "previous.pth"):
         if (folder / name).exists():
@@ -151,9 +160,13 @@ def load_network(path, arch: str | None, option: str, num_classes: int | None = 
     found = content.get("arch")
     if found is None and arch is None:
         raise UserError(f"{path}: the file does not name its architecture; give it with {option}")
-    if found is not None and arch is not None and resolve_name(found) != arch:
+    try:
+        found = None if found is None else resolve_name(found)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    if None not in (found, arch) and found != arch:
         raise UserError(f"{option}: found {arch}, but {path} holds a {found}")
-    arch = arch or resolve_name(found)
+    arch = arch or found
     with torch.device("meta"):  # names and shapes only
         head = list(create_model(arch).state_dict())[-1]
     classes = state_dict[head].shape[0] if head in state_dict else 0

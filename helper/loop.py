@@ -5,10 +5,13 @@ What is trained is an `Objective`; the loop knows nothing of teachers or topolog
 ends with the weights and the log of one that never stopped, bit for bit.
 """
 
+import contextlib
 import random
 import signal
+import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -166,6 +169,15 @@ def train_steps(
         yield step + 1
 
 
+def check_weights(objective: Objective, epoch: int, step: int) -> None:
+    """Raise RunStopped if a weight is not finite, which the loss of an epoch's last step does not show."""
+    if not torch.stack([parameter.isfinite().all() for parameter in objective.parameters()]).all():
+        raise RunStopped(
+            f"the weights became non-finite at epoch {epoch}, step {step}; the checkpoint from before is kept; "
+            "a lower --lr or a smaller weight may help"
+        )
+
+
 def fit(objective: Objective, loader: TrainLoader, test_set: ImageSet, run: Run, args, deployed: dict) -> list[dict]:
     """Train for args.epochs epochs and return the log, a dict an epoch. Saves after every epoch and when interrupted.
 
@@ -184,8 +196,12 @@ def fit(objective: Objective, loader: TrainLoader, test_set: ImageSet, run: Run,
         run.write_log(history)
         print(f"{run.name}: {len(history)} of {args.epochs} epochs are done", flush=True)
 
-    def save():
+    def check():
         meters.check(epoch)
+        check_weights(objective, epoch, step)
+
+    def save():
+        check()
         run.save(
             {
                 **deployed,
@@ -202,7 +218,7 @@ def fit(objective: Objective, loader: TrainLoader, test_set: ImageSet, run: Run,
             }
         )
 
-    with StopRequest() as stop, Events(run.folder, epoch) as events:
+    with StopRequest() as stop, Events(run.folder, history) as events:
         while epoch <= args.epochs and not stop.requested:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(args, epoch)
@@ -226,7 +242,7 @@ def fit(objective: Objective, loader: TrainLoader, test_set: ImageSet, run: Run,
                 spent = time.perf_counter() - began
                 break
 
-            meters.check(epoch)
+            check()
             images_per_s = meters.images / (time.perf_counter() - began)
             accuracy, test_loss = evaluate(objective.student, test_set, args.amp)
             means = meters.means()
@@ -283,21 +299,39 @@ def restore_random(state: dict[str, Tensor], device: torch.device) -> None:
 
 
 class Events:
-    """TensorBoard's scalars, a point an epoch; a resumed run discards the points it will write again."""
+    """TensorBoard's scalars, a point an epoch. A resumed run writes the point of its last epoch again, over the old one.
 
-    def __init__(self, folder, epoch: int):
-        from torch.utils.tensorboard import SummaryWriter  # here, because importing it takes a second
+    Not by PyTorch's SummaryWriter: it writes in a thread, where a full disk could not be reported in one clear line.
+    """
 
-        self.writer = SummaryWriter(str(folder), purge_step=epoch)
+    def __init__(self, folder: Path, history: list[dict]):
+        from tensorboard.compat.proto import event_pb2, summary_pb2  # here, because importing them takes time
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self.event, self.summary = event_pb2.Event, summary_pb2.Summary
+        self.path = folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
+        self.writer = RecordWriter(open(self.path, "wb"))
+        self._write(file_version="brain.Event:2")
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)  # discards earlier points from this step on
+        self._write(step=max(1, len(history)), session_log=start)
+        for row in history[-1:]:
+            self.write(row)
 
     def write(self, row: dict) -> None:
-        for key, value in row.items():
-            if key != "epoch" and isinstance(value, int | float):
-                self.writer.add_scalar(key, value, row["epoch"])
-        self.writer.flush()
+        scalars = {key: value for key, value in row.items() if key != "epoch" and isinstance(value, int | float)}
+        values = [self.summary.Value(tag=key, simple_value=value) for key, value in scalars.items()]
+        self._write(step=row["epoch"], summary=self.summary(value=values))
+
+    def _write(self, **fields) -> None:
+        try:
+            self.writer.write(self.event(wall_time=time.time(), **fields).SerializeToString())
+            self.writer.flush()
+        except OSError as error:
+            raise checkpoint.cannot_write(self.path, error) from None
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
-        self.writer.close()
+        with contextlib.suppress(OSError):
+            self.writer.close()

@@ -168,6 +168,7 @@ def fit_ripsnet(network: RipsNet, train: CloudData, validation: CloudData, run: 
         network.load_state_dict(state["model"])
         step.optimizer.load_state_dict(state["optimizer"])
         history, best, best_weights, waited = (state[key] for key in ("history", "best", "best_model", "waited"))
+        run.write_log(history)
         print(f"{run.name}: {len(history)} epochs are done", flush=True)
 
     def save():
@@ -184,7 +185,7 @@ def fit_ripsnet(network: RipsNet, train: CloudData, validation: CloudData, run: 
         )
         run.write_log(history)
 
-    saved = time.perf_counter()
+    saved, done = time.perf_counter(), len(history)
     with (
         StopRequest() as stop,
         tqdm(total=args.epochs, initial=len(history), desc=run.name, unit="epoch", disable=None) as bar,
@@ -219,6 +220,7 @@ def fit_ripsnet(network: RipsNet, train: CloudData, validation: CloudData, run: 
             if time.perf_counter() - saved > SAVE_EVERY:
                 save()
                 saved = time.perf_counter()
-    save()
+    if len(history) > done:
+        save()
     network.load_state_dict(best_weights)
     return history

@@ -49,6 +49,11 @@ def spec_file(folder: Path, dim: int) -> Path:
     return folder / f"spec_dim{dim}.json"
 
 
+def quality_file(folder: Path, dim: int) -> Path:
+    """Written last: where it is, the set is complete."""
+    return folder / f"quality_dim{dim}.json"
+
+
 def ripsnet_folder(folder: Path, dim: int, operator: str) -> Path:
     """Where stage 3 trains the RipsNet of one homology dimension; the fitted network is `best.pth` in it."""
     return folder / f"ripsnet_dim{dim}_{operator}"

@@ -16,6 +16,8 @@ from .blocks import map_blocks
 # Distances held at a time: on a CPU about what a core's cache holds, elsewhere enough to make a launch worth its time.
 CPU_BLOCK = 1 << 18
 ACCELERATOR_BLOCK = 1 << 26
+# N n^3 up to which the (min, max) closure replaces Prim's algorithm there: two clouds of 256 points, for example.
+ACCELERATOR_CLOSURE = 1 << 26
 
 
 def _import_gudhi():
@@ -83,7 +85,7 @@ def _direct_distances(clouds: Tensor) -> Tensor:
 def _prim(distances: Tensor) -> tuple[Tensor, Tensor]:
     """Prim's algorithm on a batch: (N, n, n) -> the order in which points join (N, n), edge lengths (N, n-1).
 
-    Six operations a round, whatever N; shapes are static, and the host never waits for a value.
+    Seven operations a round, whatever N; shapes are static, and the host never waits for a value.
     """
     count, n, _ = distances.shape
     rows = distances.reshape(count * n, n)
@@ -93,12 +95,14 @@ def _prim(distances: Tensor) -> tuple[Tensor, Tensor]:
     to_tree = distances[:, 0].clone()  # of every point, the distance to the tree
     joined = torch.zeros_like(to_tree)  # inf for the points of the tree, which start with point 0
     joined[:, 0] = torch.inf
-    candidates, row = torch.empty_like(to_tree), torch.empty_like(to_tree)
+    candidates, row, chosen = torch.empty_like(to_tree), torch.empty_like(to_tree), torch.empty_like(first_row)
     for k in range(1, n):
         torch.add(to_tree, joined, out=candidates)
-        torch.min(candidates, dim=1, out=(lengths[k - 1], order[k]))
-        joined.scatter_(1, order[k].unsqueeze(1), torch.inf)
-        torch.index_select(rows, 0, first_row + order[k], out=row)
+        torch.argmin(candidates, dim=1, out=order[k])
+        torch.add(first_row, order[k], out=chosen)
+        torch.index_select(candidates.view(-1), 0, chosen, out=lengths[k - 1])
+        joined.view(-1).index_fill_(0, chosen, torch.inf)
+        torch.index_select(rows, 0, chosen, out=row)
         torch.minimum(to_tree, row, out=to_tree)
     return order.T, lengths.T
 
@@ -115,7 +119,7 @@ def _prim_edges(distances: Tensor) -> Tensor:
 
 
 def _minimax_edges(distances: Tensor) -> Tensor:
-    """(N, n, n) -> (N, n-1, 2) in about 25 operations, where Prim's algorithm takes 6 n; each of them costs N n^3.
+    """(N, n, n) -> (N, n-1, 2) in about 25 operations, where Prim's algorithm takes 7 n; each of them costs N n^3.
 
     An edge is in the minimum spanning tree if and only if no other path between its ends has shorter edges only. The
     longest edge of the best path between all pairs is the closure of the matrix under the (min, max) product, reached
@@ -158,8 +162,8 @@ def minimum_spanning_trees(clouds: Tensor) -> Tensor:
     """
     clouds = _checked(clouds)
     count, n, _ = clouds.shape
-    small = count * n**3 <= ACCELERATOR_BLOCK
-    edges = _minimax_edges if clouds.device.type != "cpu" and small else _prim_edges
+    few = clouds.device.type != "cpu" and count * n**3 <= ACCELERATOR_CLOSURE
+    edges = _minimax_edges if few else _prim_edges
     return map_blocks(lambda block: edges(_distances(block)), clouds, _block_size(clouds))
 
 

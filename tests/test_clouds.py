@@ -1,7 +1,10 @@
 """Stage 2, generate_PCD_PI.py: stored clouds, diagrams, images and specs against GUDHI and plain forward passes."""
 
+import functools
+import io
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import gudhi
@@ -16,7 +19,7 @@ import helper.clouds
 from dataset import DatasetInfo, TrainLoader, dataset_dict, load_dataset
 from helper import checkpoint
 from helper.clouds import CloudSet, Embedder
-from helper.options import UserError
+from helper.options import UserError, run
 from models import create_model
 from ripsnet import subsample_sigma
 
@@ -37,18 +40,24 @@ def noise(data_dir):
 NOISE = DatasetInfo("noise", CLASSES, (0.5,) * 3, (0.29,) * 3, flip=True, load=noise, image_size=16)
 
 
-def work_in(folder, monkeypatch, teacher="resnet8"):
+def work_in(folder, monkeypatch):
     """A place to run the stages in: the folder, the data set `noise`, small files of clouds, and a teacher."""
     monkeypatch.chdir(folder)
     monkeypatch.setitem(dataset_dict, "noise", NOISE)
     monkeypatch.setattr(helper.clouds, "CHUNK", 8)
-    make_teacher(teacher)
+    make_teacher()
 
 
-def make_teacher(arch="resnet8", path=TEACHER, seed=0):
-    """An untrained network whose batch norms know the data, and are not the identity."""
+def make_teacher(seed=0):
+    """Write TEACHER: an untrained network whose batch norms know the data, and are not the identity."""
+    TEACHER.parent.mkdir(parents=True, exist_ok=True)
+    TEACHER.write_bytes(teacher(seed))
+
+
+@functools.cache
+def teacher(seed):
     torch.manual_seed(seed)
-    model = create_model(arch, CLASSES).train()
+    model = create_model("resnet8", CLASSES).train()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -57,12 +66,27 @@ def make_teacher(arch="resnet8", path=TEACHER, seed=0):
     with torch.no_grad():
         for images, _ in TrainLoader(train, 32, seed).epoch(0):
             model(images)
-    state = {"model": model.state_dict(), "arch": arch, "num_classes": CLASSES, "dataset": "noise", "accuracy": 33.0}
-    checkpoint.save(path, state)
+    about = {"arch": "resnet8", "num_classes": CLASSES, "dataset": "noise", "accuracy": 33.0}
+    file = io.BytesIO()
+    torch.save({"model": model.state_dict(), **about}, file)
+    return file.getvalue()
 
 
 def call(script, *options):
     script.main(script.get_args_parser().parse_args([str(option) for option in options]))
+
+
+def refused(monkeypatch, capsys, script, *options):
+    """The one line on stderr with which a script refuses what it was given; its exit code is 2."""
+    monkeypatch.setattr("sys.argv", [f"{script.__name__}.py", *map(str, options)])
+    with pytest.raises(SystemExit) as stopped, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(script.main, script.get_args_parser())
+    assert not caught  # a warning would be another line
+    line = capsys.readouterr().err
+    assert stopped.value.code == 2 and line.endswith("\n") and line.count("\n") == 1, line
+    assert line.startswith(f"{script.__name__}.py: "), line
+    return line
 
 
 def make_clouds(*options):

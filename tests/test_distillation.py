@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_clouds import CLASSES, CLOUDS, POINTS, TEACHER, call, gudhi_image, make_clouds, make_teacher, work_in
+from test_clouds import CLASSES, CLOUDS, POINTS, TEACHER, call, gudhi_image, make_clouds, make_teacher, refused, work_in
 from torch import nn
 
 import evaluate
@@ -18,7 +18,6 @@ from dataset import TrainLoader, load_dataset
 from distiller_zoo import KD
 from helper import checkpoint
 from helper.distillation import Distillation
-from helper.options import run
 from helper.runs import TIME_COLUMNS
 from models import create_model
 from ripsnet import ImageSpec, RipsNet, RipsNetTopology
@@ -419,15 +418,11 @@ def test_the_row_of_results_says_what_ran(prepared):
 # --- refusals: each is one line on stderr, with exit code 2
 
 
-def refused(monkeypatch, capsys, *options):
-    """The line with which train_student.py refuses."""
-    command = ["train_student.py", *USUAL, "--model_s", "resnet8", "--epochs", "1", *options]
-    monkeypatch.setattr("sys.argv", [str(part) for part in command])
-    with pytest.raises(SystemExit) as stopped:
-        run(train_student.main, train_student.get_args_parser())
-    line = capsys.readouterr().err
-    assert stopped.value.code == 2 and line.count("\n") == 1 and line.startswith("train_student.py: "), line
-    return line
+@pytest.fixture
+def refusal(monkeypatch, capsys):
+    """A function of further options: the line with which train_student.py refuses them."""
+    usual = [*USUAL, "--model_s", "resnet8", "--epochs", 1]
+    return lambda *options: refused(monkeypatch, capsys, train_student, *usual, *options)
 
 
 @pytest.mark.parametrize("topology", ["ripsnet", "exact"])
@@ -443,7 +438,7 @@ def refused(monkeypatch, capsys, *options):
         ("dim", 1),
     ],
 )
-def test_what_was_made_for_something_else_is_refused(prepared, monkeypatch, capsys, topology, field, value):
+def test_what_was_made_for_something_else_is_refused(prepared, refusal, topology, field, value):
     if topology == "ripsnet":
         content = checkpoint.load(FITTED)
         content["spec"][field] = value
@@ -451,49 +446,49 @@ def test_what_was_made_for_something_else_is_refused(prepared, monkeypatch, caps
     else:
         content = json.loads((CLOUDS / "spec_dim0.json").read_text())
         checkpoint.write_json(CLOUDS / "spec_dim0.json", content | {field: value})
-    line = refused(monkeypatch, capsys, "-d", 5, "--topology", topology)
+    line = refusal("-d", 5, "--topology", topology)
     assert f"made for {field} {str(value)[:12]}, but" in line and "generate_PCD_PI.py" in line
 
 
-def test_another_teacher_in_the_same_place_is_refused(prepared, monkeypatch, capsys):
+def test_another_teacher_in_the_same_place_is_refused(prepared, refusal):
     make_teacher(seed=1)
-    assert "made for teacher_sha256" in refused(monkeypatch, capsys, "-d", 5)
+    assert "made for teacher_sha256" in refusal("-d", 5)
 
 
-def test_a_ripsnet_of_another_width_or_pooling_is_refused(prepared, monkeypatch, capsys):
+def test_a_ripsnet_of_another_width_or_pooling_is_refused(prepared, refusal):
     checkpoint.save(Path("narrow.pth"), {"model": RipsNet(32).state_dict()})
-    line = refused(monkeypatch, capsys, "-d", 5, "--ripsnet", "narrow.pth")
+    line = refusal("-d", 5, "--ripsnet", "narrow.pth")
     assert "a RipsNet for clouds of width 32, but layer --tda_layer_t of the teacher has 64" in line
-    line = refused(monkeypatch, capsys, "-d", 5, "--ripsnet", FITTED, "--operator", "sum")
+    line = refusal("-d", 5, "--ripsnet", FITTED, "--operator", "sum")
     assert "a RipsNet with --operator mean, found --operator sum" in line
-    assert "expected one for each" in refused(monkeypatch, capsys, "-d", 5, "--ripsnet", FITTED, "--dim", "01")
-    assert "not the weights of a RipsNet" in refused(monkeypatch, capsys, "-d", 5, "--ripsnet", TEACHER)
+    assert "expected one for each" in refusal("-d", 5, "--ripsnet", FITTED, "--dim", "01")
+    assert "not the weights of a RipsNet" in refusal("-d", 5, "--ripsnet", TEACHER)
 
 
-def test_a_ripsnet_with_a_spec_that_is_none_is_refused(prepared, monkeypatch, capsys):
+def test_a_ripsnet_with_a_spec_that_is_none_is_refused(prepared, refusal):
     checkpoint.save(FITTED, checkpoint.load(FITTED) | {"spec": {"dim": 0}})
-    assert "image spec" in refused(monkeypatch, capsys, "-d", 5)
+    assert "image spec" in refusal("-d", 5)
 
 
-def test_what_is_missing_is_named_with_the_script_that_makes_it(monkeypatch, capsys):
-    assert "no RipsNet there; fit it with train_ripsnet.py" in refused(monkeypatch, capsys, "-d", 5)
-    line = refused(monkeypatch, capsys, "--topology", "exact")
+def test_what_is_missing_is_named_with_the_script_that_makes_it(refusal):
+    assert "no RipsNet there; fit it with train_ripsnet.py" in refusal("-d", 5)
+    line = refusal("--topology", "exact")
     assert "no image spec there; make it with generate_PCD_PI.py" in line
-    line = refused(monkeypatch, capsys, "-d", 5, "--batch_size", 10)
+    line = refusal("-d", 5, "--batch_size", 10)
     assert "layer-1_n10_eval_released" in line  # clouds of another size lie elsewhere
 
 
-def test_wasserstein_is_for_dimension_0(monkeypatch, capsys):
-    line = refused(monkeypatch, capsys, "--topology", "wasserstein", "--dim", "1")
+def test_wasserstein_is_for_dimension_0(refusal):
+    line = refusal("--topology", "wasserstein", "--dim", "1")
     assert "--dim: found 1, but --topology wasserstein is defined for dimension 0" in line
 
 
-def test_a_ripsnet_without_a_spec_works_with_a_warning_but_exact_images_need_one(monkeypatch, capsys):
+def test_a_ripsnet_without_a_spec_works_with_a_warning_but_exact_images_need_one(refusal, capsys):
     """As the authors published theirs."""
     torch.manual_seed(0)
     checkpoint.save(Path("published.pth"), {"model": RipsNet(64).state_dict()})
     train("-d", 5, "--ripsnet", "published.pth")
     assert capsys.readouterr().out.count("warning: published.pth brings no image spec") == 1
     assert "top" in result()[1][0] and "student_r2" not in result()[1][0]
-    line = refused(monkeypatch, capsys, "-d", 5, "--topology", "exact", "--ripsnet", "published.pth")
+    line = refusal("-d", 5, "--topology", "exact", "--ripsnet", "published.pth")
     assert "no image spec there" in line

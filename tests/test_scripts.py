@@ -1,0 +1,231 @@
+"""Every script as its users meet it: help, one clear line for bad input, and what may be added from outside."""
+
+import importlib
+import pickle
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from test_clouds import CLASSES, NOISE, POINTS, TEACHER, call, make_clouds, noise, refused, work_in
+from torch import nn
+
+import evaluate
+import generate_PCD_PI
+import train_ripsnet
+import train_student
+import train_teacher
+from dataset import DatasetInfo, dataset_dict
+from distiller_zoo import Method, distiller_dict
+from helper import checkpoint
+from helper.options import run
+from models import create_model, model_dict
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = [path.stem for path in sorted(ROOT.glob("*.py"))]
+NO_CUDA = ("--device", "cpu")
+# What each script needs; a case adds what is wrong.
+ENOUGH = {
+    train_teacher: ("--model", "resnet8", "--dataset", "noise", "--epochs", 1),
+    generate_PCD_PI: ("--path_t", TEACHER, "--dataset", "noise", "--batch_size", POINTS, "--passes", 1),
+    train_ripsnet: ("--path_t", TEACHER, "--dataset", "noise", "--batch_size", POINTS, "--epochs", 1),
+    train_student: ("--path_t", TEACHER, "--dataset", "noise", "--model_s", "resnet8", "--epochs", 1),
+    evaluate: ("--path", TEACHER, "--dataset", "noise"),
+}
+BAD_INPUT = [
+    (train_teacher, "--model resnet57", "argument --model: unknown model 'resnet57': did you mean 'resnet56'?"),
+    (train_teacher, "--model resnet50", "it is ImageNet's ResNet-50 elsewhere; the CIFAR one is 'ResNet50'"),
+    (train_teacher, "--epochs 0", "argument --epochs: found '0', expected a whole number at least 1"),
+    (train_teacher, "--epochs 1.5", "argument --epochs: found '1.5', expected a whole number at least 1"),
+    (train_teacher, "--lr nan", "argument --lr: found 'nan', expected a number at least 0 and at most 1000"),
+    (train_teacher, "--lr inf", "argument --lr: found 'inf'"),
+    (train_teacher, "--lr_decay_epochs 180,150", "found [180, 150], expected ascending epochs, such as 150,180,210"),
+    (train_teacher, "--lr_decay_epochs 150,x", "argument --lr_decay_epochs: found 'x', expected a whole number"),
+    (train_teacher, "--momentum 2", "argument --momentum: found '2', expected a number at least 0 and at most 1"),
+    (train_teacher, "--dataset cifar1000", "argument --dataset: invalid choice: 'cifar1000'"),
+    (train_teacher, "--device gpu", "argument --device: found 'gpu', expected cpu, cuda or cuda:<index>"),
+    (train_teacher, "--device cuda", "found 'cuda', but this PyTorch sees no CUDA device; use --device cpu"),
+    (train_teacher, "--batch 3", "unrecognized arguments: --batch 3 (see train_teacher.py --help)"),
+    (train_student, "--model_s wrn40_2", "did you mean 'wrn_40_2'?"),
+    (train_student, "--distill dk", "unknown method 'dk': expected one of kd"),
+    (train_student, "--tda_layer_t 1", "argument --tda_layer_t: found '1', expected a whole number at most 0"),
+    (train_student, "--tda_layer_s -99", "--tda_layer_s: found -99, expected 0 (logits) or -1"),
+    (train_student, "--kd_T 0", "argument --kd_T: found '0'"),
+    (train_student, "-d -1", "found '-1', expected a number at least 0"),
+    (train_student, "--delta inf", "argument -d/--delta: found 'inf'"),
+    (train_student, "--beta 1", "--beta: found 1, but --distill kd has no loss beside KD"),
+    (train_student, "--path_t nowhere/best.pth", "nowhere/best.pth: no such file"),
+    (train_student, "--path_t save_t_models", "save_t_models: no such file"),
+    (train_student, "--dataset digits", "best.pth: a network for 3 classes, but --dataset has 10"),
+    (train_student, "--model_t resnet20", "--model_t: found resnet20, but save_t_models/teacher/best.pth holds"),
+    (generate_PCD_PI, "--tda_layer_t -99", "--tda_layer_t: found -99, expected 0 (logits) or -1 (pooled vector) to -5"),
+    (generate_PCD_PI, "--batch_size 71", "--batch_size: found 71, but noise has only 70 training images"),
+    (generate_PCD_PI, "--passes -1", "argument --passes: found '-1'"),
+    (generate_PCD_PI, "--num_clouds 6", "--num_clouds: found 6, but --passes 1 make only 5"),
+    (train_ripsnet, "--operator max", "argument --operator: invalid choice: 'max'"),
+    (train_ripsnet, "--patience 0", "argument --patience: found '0'"),
+    (evaluate, "--path bare.pth", "bare.pth: the file does not name its architecture; give it with --model"),
+    (evaluate, "--path bare.pth --model resnet20", "bare.pth: the weights do not fit resnet20"),
+]
+
+
+@pytest.fixture(autouse=True)
+def in_tmp_path(tmp_path, monkeypatch):
+    work_in(tmp_path, monkeypatch)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    checkpoint.save(Path("bare.pth"), checkpoint.load(TEACHER)["model"])
+
+
+def all_actions(parser):
+    """The options of a parser and of the commands below it."""
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            for command in action.choices.values():
+                yield from all_actions(command)
+        else:
+            yield action
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_explains_the_script_and_every_option(name, monkeypatch, capsys):
+    script = importlib.import_module(name)
+    monkeypatch.setattr("sys.argv", [f"{name}.py", "--help"])
+    parser = script.get_args_parser()
+    with pytest.raises(SystemExit) as stopped:
+        run(script.main, parser)
+    assert stopped.value.code == 0
+    assert script.__doc__.splitlines()[0] in capsys.readouterr().out
+    unexplained = [action.dest for action in all_actions(parser) if not action.help]
+    assert not unexplained
+
+
+@pytest.mark.parametrize("script, options, what", BAD_INPUT, ids=lambda value: getattr(value, "__name__", None))
+def test_bad_input_is_one_line(monkeypatch, capsys, script, options, what):
+    assert what in refused(monkeypatch, capsys, script, *ENOUGH[script], *options.split())
+    assert not Path("save_s_models").exists() and not Path("results").exists()
+
+
+def test_a_refusal_is_one_line_of_a_real_process(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "evaluate.py", "--path", "x.pth"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "evaluate.py: x.pth: no such file\n")
+
+
+class Anything:
+    pass
+
+
+@pytest.mark.parametrize(
+    "content, what",
+    [
+        (b"", "not a readable checkpoint"),
+        (b"no checkpoint", "not a readable checkpoint"),
+        (pickle.dumps(Anything()), "not a readable checkpoint"),
+        (Anything(), "not a readable checkpoint"),
+        ({"model": {}}, "no weights found"),
+        ({"model": [1.0]}, "no weights found"),
+        ([1.0, 2.0], "no weights found"),
+        (torch.zeros(3), "no weights found"),
+        ({"arch": "resnet9", "model": {"fc.bias": torch.zeros(3)}}, "unknown model 'resnet9'"),
+        ({"arch": "resnet8", "model": {"fc.bias": torch.zeros(3)}}, "the weights do not fit resnet8"),
+    ],
+)
+@pytest.mark.parametrize("script, option", [(evaluate, "--path"), (train_student, "--path_t")])
+def test_foreign_files_are_refused(monkeypatch, capsys, script, option, content, what):
+    if isinstance(content, bytes):
+        Path("foreign.pth").write_bytes(content)
+    else:
+        torch.save(content, "foreign.pth")
+    line = refused(monkeypatch, capsys, script, *ENOUGH[script], option, "foreign.pth")
+    assert "foreign.pth: " in line and what in line
+
+
+def test_no_data_and_no_network_says_which_file_to_put_where(monkeypatch, capsys):
+    def offline(*_, **__):
+        raise URLError("Name or service not known")
+
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    line = refused(monkeypatch, capsys, train_teacher, "--data_dir", "nothing", *NO_CUDA)
+    assert "no intact CIFAR100 in nothing" in line and "put cifar-100-python.tar.gz from" in line
+    assert str(Path("nothing").resolve()) in line
+
+
+@pytest.mark.parametrize("spelling", ["KD", "kd", "Kd"])
+def test_methods_are_found_in_any_spelling(spelling):
+    options = map(str, ENOUGH[train_student])
+    assert train_student.get_args_parser().parse_args([*options, "--distill", spelling]).distill == "kd"
+
+
+def test_evaluate_prints_the_share_of_correct_predictions(capsys):
+    model = create_model("resnet8", CLASSES)
+    model.load_state_dict(torch.load("bare.pth", weights_only=True))
+    _, (images, labels) = noise("")
+    pixels = torch.from_numpy((images.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.29).float()
+    correct = (model.eval()(pixels).argmax(dim=1).numpy() == labels).sum()
+    call(evaluate, "--path", "bare.pth", "--model", "resnet8", "--dataset", "noise", *NO_CUDA)
+    assert capsys.readouterr().out == f"bare.pth: resnet8 on noise, top-1 {100 * correct / len(labels):.2f} %\n"
+    assert 0 < correct < len(labels)
+
+
+# --- what is added from outside, in the words of distiller_zoo, models and dataset
+
+
+class MyLoss(nn.Module):
+    def __init__(self, shapes_s, shapes_t):
+        super().__init__()
+        self.map = nn.Linear(shapes_s[-1][0], shapes_t[-1][0])
+
+    def forward(self, features_s, logits_s, features_t, logits_t):
+        return (self.map(features_s[-1]) - features_t[-1]).square().mean()
+
+
+class MyNet(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 8, 3, stride=2, bias=False), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, x, is_feat=False, preact=False):
+        features = [torch.relu(self.bn(self.conv(x)))]
+        features.append(features[0].mean((2, 3)))
+        logits = self.head(features[-1])
+        return (features, logits) if is_feat else logits
+
+
+def test_a_method_from_outside_trains_under_its_name(monkeypatch):
+    monkeypatch.setitem(
+        distiller_dict, "mine", Method("Mine", "citation", 1.0, 0.0, beta=1.0, source="assumed", loss=MyLoss)
+    )
+    call(train_student, *ENOUGH[train_student], *NO_CUDA, "--distill", "MINE", "--name", "run")
+    header, row = (line.split(",") for line in Path("save_s_models/run/log.csv").read_text().splitlines())
+    log = dict(zip(header, row, strict=True))
+    assert float(log["other"]) > 0 and float(log["loss"]) == pytest.approx(float(log["ce"]) + float(log["other"]))
+    assert "kd" not in log and float(log["grad_other"]) > 0
+    assert "other.map.weight" in checkpoint.load("save_s_models/run/last.pth")["objective"]
+    assert not any("map" in name for name in checkpoint.load("save_s_models/run/best.pth")["model"])
+
+
+def test_a_model_and_a_data_set_from_outside_pass_through_all_stages(monkeypatch, capsys):
+    def stripes(data_dir):
+        images = np.zeros((60, 24, 24, 3), dtype=np.uint8)
+        images[::2, ::2] = 255
+        images[1::2, :, ::2] = 200
+        return (images[:40], np.arange(40) % 2), (images[40:], np.arange(20) % 2)
+
+    mine = DatasetInfo("stripes", 2, (0.5,) * 3, (0.5,) * 3, flip=False, load=stripes, image_size=24)
+    monkeypatch.setitem(dataset_dict, "stripes", mine)
+    monkeypatch.setitem(model_dict, "mynet", MyNet)
+    data = ("--dataset", "stripes", "--batch_size", 8, *NO_CUDA)
+    teacher = ("--path_t", "save_t_models/mynet_stripes_trial1/best.pth")
+    call(train_teacher, "--model", "mynet", "--epochs", 3, *data)
+    make_clouds(*teacher, *data)
+    call(train_ripsnet, *teacher, *data, "--epochs", 2)
+    call(train_student, *teacher, *data, "--model_s", "mynet", "--epochs", 3, "-d", 5, "--name", "run")
+    call(evaluate, "--path", "save_s_models/run/best.pth", "--dataset", "stripes", *NO_CUDA)
+    assert "mynet on stripes, top-1 100.00 %" in capsys.readouterr().out.splitlines()[-1]
+    assert NOISE.name in dataset_dict
