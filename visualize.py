@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from helper.checkpoint import load_network, write_bytes
 from helper.clouds import CloudSet, layer_width
@@ -65,6 +64,8 @@ def persistence_images(args) -> None:
         spec = load_spec(spec_file(folder, dim))
         check_spec(spec, spec_file(folder, dim), teacher, width, dim, args)
         path = ripsnet_folder(folder, dim, args.operator) / "best.pth"
+        if not path.is_file():
+            raise UserError(f"{path}: no RipsNet there; fit it with train_ripsnet.py (same options)")
         network, content = load_ripsnet(path, args.operator, width)
         if content["spec"] != spec.to_dict():
             raise UserError(f"{path}: fitted to other images than those in {folder}; run train_ripsnet.py again")
@@ -77,17 +78,16 @@ def persistence_images(args) -> None:
         errors = (found - exact).square().mean(dim=1)
         ranks = np.linspace(0, len(errors) - 1, min(args.clouds, len(errors))).round()
         shown = errors.argsort()[torch.from_numpy(ranks).long()]
+        drawn = (spec, (shown + count).tolist(), exact[shown].numpy(), found[shown].numpy(), mean_image.numpy())
 
         out = args.out / f"pi_{teacher_run(args.path_t)}_dim{dim}_{args.operator}.png"
-        rows = pixel_rows(spec, shown + count, exact[shown], found[shown], mean_image)
-        write_bytes(out.with_suffix(".csv"), table(rows))
+        write_bytes(out.with_suffix(".csv"), table(pixel_rows(*drawn)))
         title = (
             f"RipsNet ({args.operator} pooling) on {len(errors)} validation clouds of {teacher.arch}, dimension {dim}: "
-            f"$R^2$ = {r2_score(found, exact, mean_image):.3f}"
+            f"$R^2$ = {r2_score(found, exact, mean_image):.3f}\nclouds from the smallest to the largest error"
         )
         with rc_context(STYLE):
-            figure = draw_pi(title, spec, (shown + count).tolist(), exact[shown], found[shown], mean_image)
-            figure.savefig(out)
+            draw_pi(title, *drawn).savefig(out)
         print(f"{out} and {out.with_suffix('.csv').name}")
 
 
@@ -97,37 +97,30 @@ def grid(spec: ImageSpec) -> tuple[np.ndarray, np.ndarray]:
     return np.linspace(low_b, high_b, spec.resolution[0]), np.linspace(low_p, high_p, spec.resolution[1])
 
 
-def pixel_rows(spec: ImageSpec, clouds: Tensor, exact: Tensor, found: Tensor, mean_image: Tensor) -> list[dict]:
-    """A row for every pixel of every cloud; in dimension 0, where all columns are equal, for every pixel of the first.
-
-    clouds: the clouds' numbers in the set.
-    """
+def pixel_rows(spec: ImageSpec, clouds: list[int], exact, found, mean_image) -> list[dict]:
+    """A row for every pixel of every cloud. clouds: their numbers in the set; exact, found: their images (N, 400)."""
     births, persistences = grid(spec)
-    if spec.dim == 0:
-        births = births[:1]
     return [
         {
             "cloud": cloud,
-            "birth": birth,
-            "persistence": persistence,
+            "birth": births[pixel % len(births)],
+            "persistence": persistences[pixel // len(births)],
             "exact": exact[i, pixel].item(),
             "ripsnet": found[i, pixel].item(),
             "training_mean": mean_image[pixel].item(),
         }
-        for i, cloud in enumerate(clouds.tolist())
-        for row, persistence in enumerate(persistences.tolist())
-        for column, birth in enumerate(births.tolist())
-        for pixel in [row * spec.resolution[0] + column]
+        for i, cloud in enumerate(clouds)
+        for pixel in range(spec.pixels)
     ]
 
 
-def draw_pi(title: str, spec: ImageSpec, clouds: list[int], exact: Tensor, found: Tensor, mean_image: Tensor) -> Figure:
+def draw_pi(title: str, spec: ImageSpec, clouds: list[int], exact, found, mean_image) -> Figure:
     """A column for each cloud: exact image, RipsNet's, and their difference. In dimension 0, where an image repeats one
-    column of pixels, the images lie on their side under that column drawn as curves."""
+    column of pixels (RipsNet's nearly so: its mean is drawn), the images lie on their side under the curve."""
     curves, (columns, rows) = spec.dim == 0, spec.resolution
     difference = found - exact
     heights = [6] * curves + [1 if curves else 4] * 3
-    figure = Figure(figsize=(1 + 2.2 * len(clouds), 5 if curves else 7.2), layout="constrained")
+    figure = Figure(figsize=(max(8, 1 + 2.2 * len(clouds)), 5 if curves else 7.2), layout="constrained")
     figure.suptitle(title, fontsize=11)
     axes = figure.subplots(
         len(heights), len(clouds), squeeze=False, sharex="col", sharey="row", gridspec_kw={"height_ratios": heights}
@@ -135,18 +128,22 @@ def draw_pi(title: str, spec: ImageSpec, clouds: list[int], exact: Tensor, found
 
     if curves:
         persistences = grid(spec)[1]
-        for ax, cloud_exact, cloud_found in zip(axes[0], exact, found, strict=True):
-            ax.plot(persistences, mean_image[::columns], color=GREY, linewidth=2.5, label="mean training image")
-            ax.plot(persistences, cloud_exact[::columns], color=BLUE, marker="o", markersize=3.5, label="exact")
-            ax.plot(persistences, cloud_found[::columns], color=ORANGE, linestyle="--", linewidth=2, label="RipsNet")
+        curve_mean, curves_exact, curves_found = (
+            images.reshape(-1, rows, columns).mean(axis=2) for images in (mean_image, exact, found)
+        )
+        for ax, curve_exact, curve_found in zip(axes[0], curves_exact, curves_found, strict=True):
+            ax.plot(persistences, curve_mean[0], color=GREY, linewidth=2.5, label="mean training image")
+            ax.plot(persistences, curve_exact, color=BLUE, marker="o", markersize=3.5, label="exact")
+            ax.plot(persistences, curve_found, color=ORANGE, linestyle="--", linewidth=2, label="RipsNet")
         axes[0, 0].set(ylabel="pixel value", ylim=(0, None))
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
 
-    brightest, largest = max(exact.max(), found.max()).item(), difference.abs().max().item()
-    values, differences = {"cmap": "viridis", "vmin": 0, "vmax": brightest}, {"cmap": "PuOr", "vmin": -largest}
+    brightest, largest = max(exact.max(), found.max()), np.abs(difference).max()
+    values, differences = {"cmap": "viridis", "vmin": 0, "vmax": brightest}, {"cmap": "PuOr_r", "vmin": -largest}
+    names = ["exact", "RipsNet", f"difference\n±{largest:.2g}" if curves else "difference"]
     layers = [(exact, values), (found, values), (difference, differences | {"vmax": largest})]
-    for line, name, (images, colours) in zip(axes[-3:], ["exact", "RipsNet", "difference"], layers, strict=True):
-        for ax, image in zip(line, images.view(-1, rows, columns), strict=True):
+    for line, name, (images, colours) in zip(axes[-3:], names, layers, strict=True):
+        for ax, image in zip(line, images.reshape(-1, rows, columns), strict=True):
             extent = [edge for axis in grid(spec) for edge in edges(axis)]
             if curves:
                 image, extent = image.T, [*extent[2:], 0, 1]
@@ -158,7 +155,7 @@ def draw_pi(title: str, spec: ImageSpec, clouds: list[int], exact: Tensor, found
             line[0].set_ylabel(f"{name}\npersistence")
             figure.colorbar(drawn, ax=list(line), aspect=12, pad=0.01)
 
-    for ax, cloud, error in zip(axes[0], clouds, difference.square().mean(dim=1).tolist(), strict=True):
+    for ax, cloud, error in zip(axes[0], clouds, np.square(difference).mean(axis=1), strict=True):
         ax.set_title(f"cloud {cloud}\nMSE {error:.4f}")
     for ax in axes[-1]:
         ax.set_xlabel("persistence" if curves else "birth")

@@ -144,7 +144,8 @@ class Network:
 def state_dict_of(content, path) -> dict[str, Tensor]:
     """The weights in a checkpoint of ours, of RepDistiller-style code bases, of the authors, or a bare state dict."""
     weights = content.get("model", content.get("state_dict", content)) if isinstance(content, dict) else None
-    if not isinstance(weights, dict) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
+    named = isinstance(weights, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in weights.items())
+    if not named or not weights:
         raise UserError(f"{path}: no weights found; expected a state dict, or a dict that holds one under 'model'")
     return {key.removeprefix("module."): value for key, value in weights.items()}
 

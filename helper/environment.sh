@@ -78,5 +78,9 @@ environment_venv() {
 if ! environment_active; then
     environment_venv
 fi
+case $PYTHON in
+    /*) ;;
+    *) PYTHON=$PWD/$PYTHON ;; # demo.sh changes the folder
+esac
 export PYTHON
 environment_say "$PYTHON ($(echo "$report" | tail -n 1))"

@@ -299,7 +299,7 @@ def restore_random(state: dict[str, Tensor], device: torch.device) -> None:
 
 
 class Events:
-    """TensorBoard's scalars, a point an epoch. A resumed run writes the point of its last epoch again, over the old one.
+    """TensorBoard's scalars, a point an epoch. A resumed run writes its last epoch's point again, over the old one.
 
     Not by PyTorch's SummaryWriter: it writes in a thread, where a full disk could not be reported in one clear line.
     """

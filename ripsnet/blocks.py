@@ -14,14 +14,15 @@ def map_blocks(function: Callable[[Tensor], Tensor], batch: Tensor, size: int) -
     gain little, and lose much when the machine is busy. Results with a gradient are computed in the calling thread.
     """
     blocks = batch.split(max(1, size))
-    threads = torch.get_num_threads()
-    gradient = torch.is_grad_enabled() and batch.requires_grad
-    if len(blocks) == 1 or threads == 1 or gradient or batch.device.type != "cpu":
+    if batch.device.type != "cpu":
         return torch.cat([function(block) for block in blocks])
+    gradient = torch.is_grad_enabled() and batch.requires_grad
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # new threads take it over
     try:
-        with ThreadPoolExecutor(
-            min(threads, len(blocks)), initializer=torch.set_num_threads, initargs=(1,)
-        ) as executor:
+        if gradient or min(threads, len(blocks)) == 1:
+            return torch.cat([function(block) for block in blocks])
+        with ThreadPoolExecutor(min(threads, len(blocks))) as executor:
             return torch.cat(list(executor.map(function, blocks)))
     finally:
-        torch.set_num_threads(threads)  # new threads take over what was set last, in whichever thread
+        torch.set_num_threads(threads)

@@ -199,7 +199,7 @@ def dim0_images(deaths: Tensor, spec: ImageSpec) -> Tensor:
         return (weights.unsqueeze(-1) * _gaussians(block, low, high, rows, spec.sigma)).sum(dim=1)
 
     block_size = BLOCK_ELEMENTS // (rows * max(1, deaths.shape[1]))
-    return map_blocks(distinct_pixels, deaths, block_size).repeat_interleave(columns, dim=1)
+    return map_blocks(distinct_pixels, deaths, block_size).unsqueeze(-1).expand(-1, -1, columns).flatten(1)
 
 
 def diagram_image(births: Tensor, persistences: Tensor, spec: ImageSpec) -> Tensor:

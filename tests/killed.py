@@ -9,8 +9,8 @@
     half:K       SIGKILL when half of the K-th such file is written
     full:K       before the K-th rename the disk is full: no file can grow from then on
 
-The scripts know nothing of this. Chunks of clouds are small and a RipsNet is saved after every epoch, so that short runs
-have many such points.
+The scripts know nothing of this. Chunks of clouds are small and a RipsNet is saved after every epoch, so that short
+runs have many such points.
 """
 
 import functools

@@ -169,9 +169,6 @@ def both_dimensions(tmp_path_factory):
     return folder / CLOUDS
 
 
-# --- what is stored
-
-
 def test_clouds_are_float16_and_have_one_row_an_image(both_dimensions):
     clouds = read("clouds", both_dimensions)
     assert clouds.dtype == np.float16 and clouds.shape == (10, POINTS, 64)
@@ -251,9 +248,6 @@ def test_quality_counts_bars(both_dimensions):
     assert share[fewest - 2] < 0.98 <= share[fewest - 1]
 
 
-# --- where clouds come from
-
-
 @pytest.mark.parametrize("layer, width", [(0, CLASSES), (-1, 64), (-2, 64), (-3, 32), (-5, 16)])
 def test_eval_clouds_equal_a_plain_forward_at_every_layer(layer, width):
     make_clouds("--tda_layer_t", layer)
@@ -290,9 +284,6 @@ def test_cloud_number_i_is_the_same_batch_whatever_the_group_size(monkeypatch, i
     for start, stop in ((0, 10), (3, 9), (5, 6)):
         clouds = torch.cat(list(Embedder(model, loader, -1, "eval").clouds(start, stop)))
         torch.testing.assert_close(clouds, expected[start:stop], rtol=1e-4, atol=1e-4)
-
-
-# --- a set that grows
 
 
 def test_a_second_dimension_reuses_the_clouds_and_01_makes_both(both_dimensions, monkeypatch):

@@ -120,9 +120,6 @@ def prepared(stages):
     shutil.copytree(stages, ".", dirs_exist_ok=True)
 
 
-# --- the loss
-
-
 @pytest.mark.parametrize("T", [1.0, 4.0, 20.0])
 def test_kd_is_the_divergence_of_the_softened_predictions_times_t_squared(T):
     rng = np.random.default_rng(0)
@@ -219,9 +216,6 @@ def test_the_teacher_is_neither_trained_nor_saved():
     assert found.projection.weight.shape == (5, 4, 1, 1) and found.projection.bias.shape == (5,)
 
 
-# --- the diagnosis
-
-
 def test_gradient_norms_are_those_of_the_formulas():
     found, _, labels, is_ = objective({"ce": 0.5, "kd": 2.0, "top": 3.0})
     head = found.student.fc.weight.detach().double().numpy()
@@ -287,9 +281,6 @@ def test_training_with_and_without_a_diagnosis_is_the_same(prepared, monkeypatch
     assert [{key: row[key] for key in row if key not in columns} for row in log] == log_without
 
 
-# --- training runs
-
-
 def test_delta_0_is_the_run_that_knows_of_no_topology(stages, monkeypatch):
     train("-d", 0, "-r", 1, "-a", 2, "--epochs", 2)
     assert not Path("ripsnet").exists()
@@ -321,6 +312,11 @@ def test_cross_entropy_alone_never_runs_the_teacher(monkeypatch):
     assert [key for key in result()[1][0] if key.startswith("share_")] == ["share_ce"]
     with pytest.raises(TypeError):
         train(*METHODS["KD"], name="kd")
+
+
+def test_topology_without_kd():
+    train("-a", 0, *METHODS["wasserstein"])
+    assert [key for key in result()[1][0] if key.startswith("share_")] == ["share_ce", "share_top"]
 
 
 @pytest.mark.parametrize("projection", [(), WIDTHS_DIFFER], ids=["same width", "projection"])
@@ -384,6 +380,16 @@ def test_the_log_means_over_images_and_the_short_batch_is_one_of_them():
     assert float(row["train_acc"]) == pytest.approx(100 * correct / 70)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", [0, -1, -2])
+@pytest.mark.parametrize("method", ["RipsNet", "exact", "wasserstein"])
+@pytest.mark.parametrize("arch", ["resnet8x4", "wrn_16_2", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2"])
+def test_students_of_every_family_train_at_several_layers(prepared, arch, method, layer):
+    train("--model_s", arch, *METHODS[method], "--tda_layer_s", layer, "--lr", 0.01)
+    (row,) = result()[1]
+    assert np.isfinite(float(row["loss"])) and float(row["grad_top"]) > 0
+
+
 @pytest.mark.parametrize("topology", ["ripsnet", "exact"])
 @pytest.mark.parametrize("dim", ["1", "01"])
 def test_the_other_dimensions_train(prepared, topology, dim):
@@ -413,9 +419,6 @@ def test_the_row_of_results_says_what_ran(prepared):
     assert expected.items() <= row.items()
     assert float(row["teacher_acc"]) == 33 and float(row["ripsnet_r2"]) == fitted["quality"]["r2"]
     assert row["teacher_sha256"] == fitted["spec"]["teacher_sha256"]
-
-
-# --- refusals: each is one line on stderr, with exit code 2
 
 
 @pytest.fixture

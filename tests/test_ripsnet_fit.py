@@ -83,9 +83,6 @@ def fitted(tmp_path_factory):
     return folder
 
 
-# --- the data
-
-
 @pytest.mark.parametrize("span", [(0, 21), (3, 6), (7, 17), (20, 21)])
 def test_data_on_the_device_and_on_disk_is_the_same(span):
     files, clouds, images = random_set(21)
@@ -127,9 +124,6 @@ def test_an_epochs_order_shows_each_cloud_once_and_follows_from_seed_and_epoch()
 def test_bytes_needed_are_those_of_the_arrays():
     files, clouds, images = random_set(21)
     assert CloudData.bytes_needed(files, 0) == clouds.nbytes + images.nbytes
-
-
-# --- the fit
 
 
 def test_adamax_takes_the_steps_of_its_formula():
@@ -185,9 +179,6 @@ def test_a_fit_that_diverges_stops_with_one_line(monkeypatch):
         fit_set(random_set(12)[0], range(8), range(8, 12), epochs=2)
 
 
-# --- what is reported
-
-
 def test_three_quarters_train_and_the_rest_validates(fitted):
     quality = json.loads((fitted / FITTED / "quality.json").read_text())
     assert (quality["train_clouds"], quality["val_clouds"]) == (30, 10)
@@ -231,9 +222,6 @@ def test_both_dimensions_and_sum_pooling():
         errors = (numpy_ripsnet(content["model"], clouds[7:], "sum") - read(f"images_dim{dim}")[7:]) ** 2
         assert content["quality"]["val_mse"] == pytest.approx(errors.mean(), rel=1e-4)
         assert (content["dim"], content["operator"]) == (dim, "sum")
-
-
-# --- refusals
 
 
 def test_no_clouds_names_stage_2():

@@ -172,9 +172,6 @@ def test_evaluate_prints_the_share_of_correct_predictions(capsys):
     assert 0 < correct < len(labels)
 
 
-# --- what is added from outside, in the words of distiller_zoo, models and dataset
-
-
 class MyLoss(nn.Module):
     def __init__(self, shapes_s, shapes_t):
         super().__init__()

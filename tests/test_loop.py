@@ -1,0 +1,297 @@
+"""helper/loop.py: the schedule and the step against formulas written out here, the log, and what stops a run."""
+
+import argparse
+import csv
+import math
+import signal
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import train_teacher
+from dataset import EpochPlan, ImageSet, TrainLoader, load_dataset
+from helper import checkpoint, loop
+from helper.distillation import Distillation
+from helper.loop import Meters, Objective, evaluate, fit, learning_rate, make_optimizer, train_steps
+from helper.options import RunStopped, run
+from helper.runs import Run
+from models import create_model
+
+OPTIONS = ["--model", "resnet8", "--dataset", "tiny", "--batch_size", "16", "--lr", "0.02", "--device", "cpu"]
+RUN = "save_t_models/resnet8_tiny_trial1"
+
+
+def arguments(*options):
+    return train_teacher.get_args_parser().parse_args([*OPTIONS, *options])
+
+
+def rows(path):
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def train_set(tiny):
+    return load_dataset("tiny", "")[0]
+
+
+class TwoTerms(Objective):
+    """A linear network of the mean colour: cross entropy and a second term. `spoil(terms, step)` may change them."""
+
+    def __init__(self, spoil=lambda terms, step: terms):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
+        super().__init__(network, {"ce": 1.0, "other": 0.5, "off": 0.0})
+        self.spoil, self.step = spoil, 0
+
+    def forward(self, images, labels):
+        logits = self.student(images)
+        self.step += 1
+        return logits, self.spoil({"ce": F.cross_entropy(logits, labels), "other": logits.square().mean()}, self.step)
+
+
+@pytest.mark.parametrize(
+    "epoch, rate", [(1, 0.05), (150, 0.05), (151, 0.005), (180, 0.005), (181, 5e-4), (210, 5e-4), (211, 5e-5)]
+)
+def test_the_rate_decays_after_the_published_epochs(epoch, rate):
+    args = train_teacher.get_args_parser().parse_args(["--lr", "0.05"])
+    assert learning_rate(args, epoch) == pytest.approx(rate, rel=1e-12)
+
+
+def test_the_epochs_of_a_run_use_the_schedule(tiny):
+    train_teacher.main(arguments("--epochs", "3", "--lr_decay_epochs", "1,2", "--lr_decay_rate", "0.5"))
+    assert [float(row["lr"]) for row in rows(f"{RUN}/log.csv")] == [0.02, 0.01, 0.005]
+
+
+def test_a_step_is_sgd_with_momentum_and_weight_decay():
+    """v = 0.9 v + (g + 0.0005 w); w = w - lr v, in float64 with the gradient of a quadratic known in closed form."""
+    args = argparse.Namespace(lr=0.05, momentum=0.9, weight_decay=5e-4)
+    objective = Objective(nn.Linear(3, 1, bias=False, dtype=torch.float64), {"ce": 1.0})
+    objective.student.extra = nn.Parameter(torch.ones(1), requires_grad=False)
+    optimizer = make_optimizer(objective, args)
+    w, v = objective.student.weight.detach().clone(), torch.zeros(1, 3, dtype=torch.float64)
+    target = torch.tensor([[1.0, -2.0, 3.0]], dtype=torch.float64)
+    for rate in (0.05, 0.05, 0.005):
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        (objective.student.weight - target).square().sum().backward()
+        optimizer.step()
+        v = 0.9 * v + 2 * (w - target) + 5e-4 * w
+        w = w - rate * v
+        torch.testing.assert_close(objective.student.weight.detach(), w, rtol=1e-12, atol=0)
+    assert objective.student.extra.item() == 1
+
+
+@pytest.mark.parametrize("count, batch_size", [(40, 1000), (40, 7), (1, 3), (13, 1)])
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_equals_a_plain_loop(tiny, count, batch_size, training):
+    _, test_set = load_dataset("tiny", "")
+    images = ImageSet(test_set.images[:count], test_set.labels[:count], test_set.info)
+    torch.manual_seed(1)
+    model = create_model("resnet8", 4).train(training)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    accuracy, loss = evaluate(model, images, batch_size=batch_size)
+    assert model.training is training
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    model.eval()
+    right, total = 0, 0.0
+    with torch.no_grad():
+        for pixels, label in zip(images.images, images.labels, strict=True):
+            logits = model(((pixels / 255 - 0.5) / 0.25).permute(2, 0, 1)[None])[0].double()
+            right += int(logits.argmax()) == int(label)
+            total += float(torch.log(logits.exp().sum()) - logits[label])
+    assert accuracy == pytest.approx(100 * right / count)
+    assert loss == pytest.approx(total / count, rel=1e-5)
+
+
+def test_means_weigh_batches_by_their_size():
+    meters = Meters(["ce", "kd"], torch.device("cpu"))
+    labels = torch.tensor([0, 1, 2])
+    loss, ce, kd, logits = torch.tensor(1.0), torch.tensor([1.0, 3.0]), torch.tensor([4.0, 8.0]), torch.eye(3)
+    meters.update(0, loss, {"ce": ce[0], "kd": kd[0]}, logits, labels)
+    meters.update(1, loss, {"kd": kd[1], "ce": ce[1]}, logits[:1], labels[1:2])
+    assert meters.means() == {"ce": 1.5, "kd": 5.0}
+    assert (meters.images, meters.correct.item()) == (4, 3)
+    meters.check(1)
+
+
+def test_the_log_of_a_run(train_set):
+    args = arguments("--epochs", "2")
+    train_teacher.resolve_training(args, args.model)
+    _, test_set = load_dataset("tiny", "")
+    history = fit(TwoTerms(), TrainLoader(train_set, 16, 0), test_set, Run(RUN, args), args, {})
+    for epoch, row in enumerate(history, 1):
+        assert (row["epoch"], row["steps"], row["short_batches"]) == (epoch, 10, 1)  # 150 = 9 * 16 + 6
+        assert row["loss"] == pytest.approx(row["ce"] + 0.5 * row["other"])
+        assert row["share_ce"] + row["share_other"] == pytest.approx(1)
+        assert row["share_other"] == pytest.approx(0.5 * row["other"] / row["loss"])
+        assert "off" not in row and row["seconds"] >= 0 and row["images_per_s"] > 0
+    assert [{key: str(value) for key, value in row.items()} for row in history] == rows(f"{RUN}/log.csv")
+
+    events = EventAccumulator(RUN).Reload()
+    assert set(events.Tags()["scalars"]) == history[0].keys() - {"epoch"}
+    for name in ("loss", "share_other", "test_acc"):
+        points = [(event.step, event.value) for event in events.Scalars(name)]
+        assert points == [(row["epoch"], pytest.approx(row[name], rel=1e-6)) for row in history]
+
+
+def test_an_epoch_of_whole_batches_has_no_short_one(train_set):
+    args = arguments("--epochs", "1", "--batch_size", "50")
+    history = fit(TwoTerms(), TrainLoader(train_set, 50, 0), train_set, Run(RUN, args), args, {})
+    assert (history[0]["steps"], history[0]["short_batches"]) == (3, 0)
+
+
+def test_best_is_the_first_epoch_of_the_best_accuracy(train_set, monkeypatch):
+    """Accuracies are made up; the weights of each epoch are recorded where they are evaluated."""
+    accuracies, weights = iter([30.0, 50.0, 40.0, 50.0, 10.0]), []
+
+    def evaluated(model, images, amp):
+        weights.append(model[2].weight.detach().clone())
+        return next(accuracies), 1.0
+
+    monkeypatch.setattr(loop, "evaluate", evaluated)
+    args = arguments("--epochs", "5")
+    fit(TwoTerms(), TrainLoader(train_set, 16, 0), train_set, Run(RUN, args), args, {"arch": "linear"})
+    best, last = (checkpoint.load(f"{RUN}/{name}.pth") for name in ("best", "last"))
+    assert (best["epoch"], best["accuracy"], best["arch"]) == (2, 50.0, "linear")
+    assert torch.equal(best["model"]["2.weight"], weights[1])
+    assert (last["epoch"], last["accuracy"], last["arch"]) == (6, 10.0, "linear")
+    assert torch.equal(last["model"]["2.weight"], weights[4])
+
+
+def nan_at(bad):
+    return lambda terms, step: {**terms, "other": terms["other"] * math.nan} if step == bad else terms
+
+
+class NanGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * math.nan
+
+
+def nan_gradient_at(bad):
+    return lambda terms, step: {**terms, "other": NanGradient.apply(terms["other"])} if step == bad else terms
+
+
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (nan_at(14), r"loss became non-finite at epoch 2, step 4 \(ce \d\.\d+, other nan\)"),
+        (nan_at(20), r"loss became non-finite at epoch 2, step 10 \(ce \d\.\d+, other nan\)"),
+        (nan_gradient_at(15), r"loss became non-finite at epoch 2, step 6 \(ce nan, other nan\)"),
+        (nan_gradient_at(20), r"weights became non-finite at epoch 2, step 10"),
+    ],
+    ids=["loss", "loss of the last step", "gradient", "gradient of the last step"],
+)
+def test_a_non_finite_run_stops_and_keeps_the_checkpoint_before(train_set, spoil, message):
+    args = arguments("--epochs", "3")
+    with pytest.raises(RunStopped, match=message) as error:
+        fit(TwoTerms(spoil), TrainLoader(train_set, 16, 0), train_set, Run(RUN, args), args, {})
+    assert error.value.exit_code == 1 and "\n" not in str(error.value)
+    last, best = (checkpoint.load(f"{RUN}/{name}.pth") for name in ("last", "best"))
+    assert (last["epoch"], last["step"], best["epoch"]) == (2, 0, 1)
+    assert all(value.isfinite().all() for state in (last, best) for value in state["model"].values())
+
+
+def test_an_interrupt_does_not_save_non_finite_weights(train_set, monkeypatch):
+    def spoil(terms, step):
+        if step == 15:
+            signal.raise_signal(signal.SIGINT)
+        return nan_gradient_at(15)(terms, step)
+
+    args = arguments("--epochs", "3")
+    with pytest.raises(RunStopped, match="weights became non-finite at epoch 2, step 5"):
+        fit(TwoTerms(spoil), TrainLoader(train_set, 16, 0), train_set, Run(RUN, args), args, {})
+    assert checkpoint.load(f"{RUN}/last.pth")["step"] == 0
+
+
+def test_a_non_finite_loss_is_noticed_within_an_epoch(train_set):
+    """Not only at its end: the device is looked at every LOOK_EVERY steps."""
+    objective = TwoTerms(nan_at(3))
+    args = arguments("--epochs", "1", "--batch_size", "1")
+    with pytest.raises(RunStopped, match="epoch 1, step 3 "):
+        fit(objective, TrainLoader(train_set, 1, 0), train_set, Run(RUN, args), args, {})
+    assert objective.step == loop.LOOK_EVERY < 150
+
+
+def test_exit_codes(tiny, monkeypatch, capsys):
+    """A diverging run exits with 1 and one line; a signal with 130 and a state to continue from."""
+    diverging = [*OPTIONS, "--epochs", "2", "--lr", "1000", "--name", "diverges"]
+    monkeypatch.setattr("sys.argv", ["train_teacher.py", *diverging])
+    with pytest.raises(SystemExit) as error:
+        run(train_teacher.main, train_teacher.get_args_parser())
+    captured = capsys.readouterr().err.strip().splitlines()
+    assert error.value.code == 1 and "non-finite at epoch 1, step" in captured[-1]
+
+    images = EpochPlan.images
+
+    def interrupted(plan, start, stop):
+        if start == 64:
+            signal.raise_signal(signal.SIGTERM)
+        return images(plan, start, stop)
+
+    monkeypatch.setattr(EpochPlan, "images", interrupted)
+    monkeypatch.setattr("sys.argv", ["train_teacher.py", *OPTIONS, "--epochs", "1"])
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(SystemExit) as error:
+        run(train_teacher.main, train_teacher.get_args_parser())
+    assert error.value.code == 130 and capsys.readouterr().err.endswith("continue with --resume\n")
+    assert checkpoint.load(f"{RUN}/last.pth")["step"] == 5
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+class HostReads(TorchDispatchMode):
+    """Records the operations that would wait for a GPU: a value, or a shape that depends on values, read by Python."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique")
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if any(name in function.name() for name in self.WAITING):
+            self.found.append(function.name())
+        return function(*args, **(kwargs or {}))
+
+
+def test_training_steps_never_wait_for_the_device(train_set, monkeypatch):
+    copies = []
+    for name in ("tolist", "numpy", "cpu"):
+        original = getattr(torch.Tensor, name)
+
+        def recorded(tensor, *arguments, original=original, **options):
+            copies.append(original.__name__)
+            return original(tensor, *arguments, **options)
+
+        monkeypatch.setattr(torch.Tensor, name, recorded)
+    objective = Objective(create_model("resnet8", 4), {"ce": 1.0})
+    meters = Meters(["ce"], torch.device("cpu"))
+    loader, optimizer = TrainLoader(train_set, 16, 0), make_optimizer(objective, arguments())
+    with HostReads() as reads:
+        assert torch.ones(2)[0] == 1 and torch.zeros(1).tolist() == [0.0]
+        assert reads.found and copies == ["tolist"]  # what is looked for is seen
+        reads.found.clear(), copies.clear()
+        assert list(train_steps(objective, loader, optimizer, 1, meters, start=2)) == list(range(3, 11))
+    assert meters.images == 150 - 2 * 16
+    assert reads.found == [] and copies == []
+
+
+def test_teacher_and_topology_are_neither_trained_nor_saved_and_keep_their_mode():
+    teacher, topology = nn.Linear(3, 4).eval(), nn.Linear(2, 2).eval()
+    for widths, projection in (((3, 3), []), ((3, 5), ["projection.weight", "projection.bias"])):
+        objective = Distillation(
+            nn.Linear(3, 4), teacher, {"ce": 1.0, "kd": 1.0, "top": 1.0}, topology=topology, widths=widths
+        )
+        names = ["student.weight", "student.bias", *projection]
+        assert [name for name, _ in objective.named_parameters()] == names == list(objective.state_dict())
+        objective.train()
+        assert not teacher.training and not topology.training
