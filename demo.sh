@@ -29,7 +29,7 @@ stage() {
 }
 
 train_student() {
-    "$PYTHON" ../../train_student.py --path_t "$teacher" --model_s "$MODEL_S" --dataset digits --trial "$SEED" \
+    "$PYTHON" ../../train_student.py --path_t "$teacher" --model_s "$MODEL_S" --dataset digits --trial "$SEED" --amp bf16 \
         --epochs "$EPOCHS_S" --lr_decay_epochs "$DECAY_S" "$@"
 }
 

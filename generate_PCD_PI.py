@@ -112,7 +112,7 @@ def make_clouds(files: CloudSet, embedder: Embedder, args) -> None:
                 files.write("clouds", chunk, torch.cat(parts).numpy())
             for dim in dims(args):
                 if not files.done(f"diagrams_dim{dim}", chunk):
-                    clouds = torch.from_numpy(files.read("clouds", chunk)).to(args.device).double()
+                    clouds = torch.from_numpy(files.read("clouds", chunk)).to(args.device)
                     diagrams = dim0_deaths(clouds).cpu().numpy() if dim == 0 else dim1_diagrams(clouds)
                     files.write_diagrams(dim, chunk, diagrams)
             bar.update(stop - start)

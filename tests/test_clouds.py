@@ -214,7 +214,8 @@ def test_the_released_sigma_sees_only_the_first_200_points(dim):
     clouds = read("clouds")
     assert sum(len(gudhi_bars(cloud, dim)) for cloud in clouds) > 400
     sigma, image_range = released_recipe(clouds, dim)
-    assert read_spec(dim)["sigma"] == pytest.approx(sigma, rel=1e-6)
+    # death times are float32 in dimension 0, and sigma is a difference of such
+    assert read_spec(dim)["sigma"] == pytest.approx(sigma, rel=1e-5)
     assert read_spec(dim)["image_range"] == pytest.approx(image_range, rel=1e-6)
 
 
