@@ -29,8 +29,8 @@ stage() {
 }
 
 train_student() {
-    "$PYTHON" ../../train_student.py --path_t "$teacher" --model_s "$MODEL_S" --dataset digits --trial "$SEED" --amp bf16 \
-        --epochs "$EPOCHS_S" --lr_decay_epochs "$DECAY_S" "$@"
+    "$PYTHON" ../../train_student.py --path_t "$teacher" --model_s "$MODEL_S" --dataset digits --trial "$SEED" \
+        --amp bf16 --epochs "$EPOCHS_S" --lr_decay_epochs "$DECAY_S" "$@"
 }
 
 stage "1. the teacher, $MODEL_T"

@@ -219,7 +219,7 @@ def fit_ripsnet(network: RipsNet, train: CloudData, validation: CloudData, run: 
                 raise Interrupted(f"stopped after epoch {len(history)}; continue with --resume")
             if time.perf_counter() - saved > SAVE_EVERY:
                 save()
-                saved = time.perf_counter()
+                saved, done = time.perf_counter(), len(history)
     if len(history) > done:
         save()
     network.load_state_dict(best_weights)

@@ -381,13 +381,12 @@ def test_the_log_means_over_images_and_the_short_batch_is_one_of_them():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layer", [0, -1, -2])
-@pytest.mark.parametrize("method", ["RipsNet", "exact", "wasserstein"])
-@pytest.mark.parametrize("arch", ["resnet8x4", "wrn_16_2", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2"])
-def test_students_of_every_family_train_at_several_layers(prepared, arch, method, layer):
-    train("--model_s", arch, *METHODS[method], "--tda_layer_s", layer, "--lr", 0.01)
+@pytest.mark.parametrize("method", ["RipsNet", "exact"])
+@pytest.mark.parametrize("arch, layer", [("resnet8x4", -1), ("wrn_16_2", -2), ("vgg8", -3), ("ShuffleV2", 0)])
+def test_students_of_every_family_train_at_several_layers(prepared, arch, layer, method):
+    train("--model_s", arch, *METHODS[method], "--tda_layer_s", layer, "--operator", "mean", "--lr", 0.01)
     (row,) = result()[1]
-    assert np.isfinite(float(row["loss"])) and float(row["grad_top"]) > 0
+    assert np.isfinite(float(row["loss"])) and float(row["top"]) > 0
 
 
 @pytest.mark.parametrize("topology", ["ripsnet", "exact"])

@@ -23,7 +23,6 @@ from helper import checkpoint, runs
 
 ROOT = Path(__file__).resolve().parent.parent
 TEACHER = "save_t_models/resnet8_tiny_trial1"
-CLOUDS = "ripsnet/resnet8_tiny_trial1/layer-1_n16_eval_released"
 IMAGES = "--dataset tiny --batch_size 16 --epochs 2 --lr 0.02"
 SET = f"--path_t {TEACHER}/best.pth --dataset tiny --batch_size 16 --dim 01"
 STAGES = {
@@ -63,7 +62,6 @@ def resume(folder, stage):
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["killed"])
-os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
 
 
 def comparable(value):
@@ -109,7 +107,9 @@ def ends(tmp_path_factory):
         folder = tmp_path_factory.mktemp(stage)
         if folders:
             shutil.copytree(list(folders.values())[-1], folder, dirs_exist_ok=True)
-        status, printed = execute("none", folder, command)
+        with pytest.MonkeyPatch.context() as patch:  # for the process that the others are forked from
+            patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+            status, printed = execute("none", folder, command)
         assert status == 0, printed
         folders[stage] = folder
     return folders
@@ -149,6 +149,7 @@ def test_the_runs_that_are_compared_are_not_trivial(expected):
         pytest.param("teacher", "replace:5", id="teacher, between checkpoint and row of the log"),
         pytest.param("clouds", "batch:2", id="clouds, in the middle of a chunk"),
         pytest.param("clouds", "half:13", id="clouds, image half written"),
+        pytest.param("ripsnet", "replace:5", id="ripsnet, after epoch 2 and before its checkpoint"),
         pytest.param("ripsnet", "replace:7", id="ripsnet, no last.pth between two renames"),
         pytest.param("student", "batch:15", id="student, in the middle of epoch 2"),
     ],

@@ -11,7 +11,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from test_clouds import CLASSES, NOISE, POINTS, TEACHER, call, make_clouds, noise, refused, work_in
+from test_clouds import CLASSES, POINTS, TEACHER, call, make_clouds, noise, refused, work_in
 from torch import nn
 
 import evaluate
@@ -225,4 +225,3 @@ def test_a_model_and_a_data_set_from_outside_pass_through_all_stages(monkeypatch
     call(train_student, *teacher, *data, "--model_s", "mynet", "--epochs", 3, "-d", 5, "--name", "run")
     call(evaluate, "--path", "save_s_models/run/best.pth", "--dataset", "stripes", *NO_CUDA)
     assert "mynet on stripes, top-1 100.00 %" in capsys.readouterr().out.splitlines()[-1]
-    assert NOISE.name in dataset_dict
