@@ -84,7 +84,7 @@ def main(args) -> None:
     claim(folder, found_in)
     files = CloudSet(folder, num_clouds)
     began = time.perf_counter()
-    make_clouds(files, Embedder(teacher.model, loader, args.tda_layer_t, args.pcd_bn), args)
+    make_clouds(files, Embedder(teacher.model, loader, args.tda_layer_t, args.pcd_bn), width, args)
     for dim in dims(args):
         spec = make_images(files, dim, found_in | {"teacher_run": teacher_run(args.path_t)}, args)
         quality = report_quality(files, spec)
@@ -99,23 +99,32 @@ def main(args) -> None:
     )
 
 
-def make_clouds(files: CloudSet, embedder: Embedder, args) -> None:
+def make_clouds(files: CloudSet, embedder: Embedder, width: int, args) -> None:
     """Write the missing chunks of clouds and of their diagrams."""
     with tqdm(total=files.num_clouds, desc="clouds, diagrams", unit="cloud", disable=None) as bar:
         for chunk in files.chunks:
             start, stop = files.span(chunk)
             if not files.done("clouds", chunk):
-                parts = [
-                    part.to(torch.float16 if args.cloud_dtype == "float16" else torch.float32).cpu()
-                    for part in embedder.clouds(start, stop)
-                ]
-                files.write("clouds", chunk, torch.cat(parts).numpy())
+                files.write("clouds", chunk, embed_chunk(embedder, start, stop, width, args))
             for dim in dims(args):
                 if not files.done(f"diagrams_dim{dim}", chunk):
                     clouds = torch.from_numpy(files.read("clouds", chunk)).to(args.device)
                     diagrams = dim0_deaths(clouds).cpu().numpy() if dim == 0 else dim1_diagrams(clouds)
                     files.write_diagrams(dim, chunk, diagrams)
             bar.update(stop - start)
+
+
+def embed_chunk(embedder: Embedder, start: int, stop: int, width: int, args) -> np.ndarray:
+    """Clouds start to stop - 1, (stop - start, n, width), in the type in which they are kept."""
+    clouds = np.empty((stop - start, args.batch_size, width), args.cloud_dtype)
+    filled = 0
+    with np.errstate(over="ignore"):  # what float16 cannot hold becomes inf, and is refused below
+        for part in embedder.clouds(start, stop):
+            clouds[filled : filled + len(part)] = part.cpu().numpy()
+            filled += len(part)
+    if not np.isfinite(clouds).all():
+        raise UserError(f"--cloud_dtype: found {args.cloud_dtype}, but the clouds hold values beyond it; try float32")
+    return clouds
 
 
 def make_images(files: CloudSet, dim: int, found_in: dict, args) -> ImageSpec:

@@ -12,6 +12,7 @@ Writes ripsnet/<teacher run>/<set>/ripsnet_dim<d>_<operator>/ (best.pth, quality
 """
 
 import argparse
+import math
 
 import torch
 import torch.nn.functional as F
@@ -114,7 +115,8 @@ def fit_dimension(dim: int, teacher: Network, train_images: ImageSet, args) -> N
             "quality": quality,
         },
     )
-    checkpoint.write_json(ripsnet_run.folder / "quality.json", quality)
+    finite = {name: value if math.isfinite(value) else None for name, value in quality.items()}  # JSON has no infinity
+    checkpoint.write_json(ripsnet_run.folder / "quality.json", finite)
     print(
         f"{ripsnet_run.name}: validation MSE {quality['val_mse']:.6f}, of the mean image "
         f"{quality['mean_image_mse']:.6f}, R^2 {quality['r2']:.3f}; other BatchNorm mode "

@@ -33,7 +33,7 @@ SAFE_GLOBALS = [
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole or not at all. A failed write raises RunStopped and leaves an existing file as it was."""
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    temporary = path.with_name(f"{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:

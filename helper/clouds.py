@@ -21,7 +21,7 @@ from .checkpoint import Network, write_array, write_json
 from .options import UserError
 
 CHUNK = 512  # clouds a file
-IMAGES_A_FORWARD = 1024
+IMAGES_A_FORWARD = {"cpu": 256, "cuda": 1024}  # on a CPU, what its caches hold
 
 
 def read_layer(features: list[Tensor], logits: Tensor, layer: int) -> Tensor:
@@ -110,7 +110,7 @@ class Embedder:
     def clouds(self, start: int, stop: int) -> Iterator[Tensor]:
         """Clouds start to stop - 1 in order, as float32 tensors (count, n, d), a forward each."""
         n, per_pass = self.loader.batch_size, len(self.loader)
-        at_once = max(1, IMAGES_A_FORWARD // n) if self.bn == "eval" else 1
+        at_once = max(1, IMAGES_A_FORWARD[self.loader.image_set.device.type] // n) if self.bn == "eval" else 1
         while start < stop:
             number, first = divmod(start, per_pass)
             if number != self.plan_number:

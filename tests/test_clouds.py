@@ -280,7 +280,7 @@ def test_an_embedder_leaves_the_network_as_it_was(bn):
 
 @pytest.mark.parametrize("images_a_forward", [1, 2 * POINTS, 3 * POINTS, 1024])
 def test_cloud_number_i_is_the_same_batch_whatever_the_group_size(monkeypatch, images_a_forward):
-    monkeypatch.setattr(helper.clouds, "IMAGES_A_FORWARD", images_a_forward)
+    monkeypatch.setitem(helper.clouds.IMAGES_A_FORWARD, "cpu", images_a_forward)
     model = checkpoint.load_network(TEACHER, None, "").model
     loader = TrainLoader(load_dataset("noise", "")[0], POINTS, seed=1, drop_last=True)
     expected = torch.from_numpy(plain_forward())

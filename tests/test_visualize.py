@@ -73,7 +73,8 @@ def test_the_data_beside_the_figure(teacher, monkeypatch):
     for dim in (0, 1):
         exact = torch.from_numpy(np.load(folder / f"images_dim{dim}" / "00000.npy"))
         network = RipsNet(WIDTH, "mean")
-        network.load_state_dict(torch.load(ripsnet_folder(folder, dim, "mean") / "best.pth", weights_only=True)["model"])
+        weights = torch.load(ripsnet_folder(folder, dim, "mean") / "best.pth", weights_only=True)["model"]
+        network.load_state_dict(weights)
         with torch.no_grad():
             found = network(clouds)
 
