@@ -3,6 +3,7 @@
 import shlex
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def compare(variants: dict[str, Callable[[], float]], repeats: int) -> Times:
     seconds = {name: [] for name in variants}
     for turn in range(repeats + 1):
         for name, measure in variants.items():
+            time.sleep(0.2)  # the variant before may have left work behind: a loader's worker reads ahead
             value = measure()
             if turn:
                 seconds[name].append(value)

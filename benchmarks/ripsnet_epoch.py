@@ -79,7 +79,7 @@ def main(args) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clouds", type=int, default=64 * 100, help="(default: 6400, whole batches)")
-    parser.add_argument("--repeats", type=int, default=9, help="turns (default: 9)")
+    parser.add_argument("--clouds", type=int, default=64 * 50, help="(default: 3200, whole batches)")
+    parser.add_argument("--repeats", type=int, default=25, help="turns (default: 25)")
     parser.add_argument("--output", default=None, help="also write the report to this file")
     main(parser.parse_args())

@@ -171,7 +171,7 @@ def main(args) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=8, help="steps a turn (default: 8)")
-    parser.add_argument("--repeats", type=int, default=9, help="turns (default: 9)")
+    parser.add_argument("--steps", type=int, default=5, help="steps a turn (default: 5)")
+    parser.add_argument("--repeats", type=int, default=15, help="turns (default: 15)")
     parser.add_argument("--output", default=None, help="also write the report to this file")
     main(parser.parse_args())

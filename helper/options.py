@@ -145,6 +145,15 @@ def add_batch_size(parser: Parser) -> None:
     )
 
 
+def add_amp(parser) -> None:
+    parser.add_argument(
+        "--amp",
+        choices=["off", "bf16"],
+        default="off",
+        help="bf16 autocast for the networks; the losses stay float32 (default: %(default)s)",
+    )
+
+
 def add_training_options(parser: Parser) -> None:
     """The published schedule (CIFAR-100: SGD, 240 epochs, times 0.1 after 150, 180 and 210), as defaults."""
     group = parser.add_argument_group("training")
@@ -165,12 +174,7 @@ def add_training_options(parser: Parser) -> None:
     group.add_argument("--lr_decay_rate", type=number(float, 0, 1), default=0.1, help="(default: %(default)s)")
     group.add_argument("--weight_decay", type=weight, default=5e-4, help="(default: %(default)s)")
     group.add_argument("--momentum", type=number(float, 0, 1), default=0.9, help="(default: %(default)s)")
-    group.add_argument(
-        "--amp",
-        choices=["off", "bf16"],
-        default="off",
-        help="bf16 autocast for the networks; the losses stay float32 (default: %(default)s)",
-    )
+    add_amp(group)
     group.add_argument(
         "--trial", type=whole, default=1, help="number of the repetition, part of the run's name (default: 1)"
     )
