@@ -1,5 +1,6 @@
 """What the benchmarks share: variants that take turns in one run, ratios turn by turn, and a report that says where."""
 
+import random
 import shlex
 import statistics
 import sys
@@ -34,10 +35,12 @@ class Times:
 
 
 def compare(variants: dict[str, Callable[[], float]], repeats: int) -> Times:
-    """Measure each variant in turn, `repeats` times after one turn that is not counted."""
+    """Measure all variants in turn, in a new order each time, `repeats` times after one turn that is not counted."""
     seconds = {name: [] for name in variants}
+    order, rng = list(variants.items()), random.Random(0)
     for turn in range(repeats + 1):
-        for name, measure in variants.items():
+        rng.shuffle(order)  # or one variant would always run on what another leaves in the caches
+        for name, measure in order:
             time.sleep(0.2)  # the variant before may have left work behind: a loader's worker reads ahead
             value = measure()
             if turn:

@@ -70,10 +70,10 @@ class Distillation(Objective):
         """(logits, terms, the student's feature that the topology term reads)."""
         teacher, topology = self.frozen
         with autocast(images.device, self.amp):
-            features_s, logits_s = self.student(images, is_feat=True)
             if self.weights.keys() - {"ce"}:
-                with torch.no_grad():
+                with torch.no_grad():  # first, so that the student's activations are still in the caches for backward
                     features_t, logits_t = teacher(images, is_feat=True)
+            features_s, logits_s = self.student(images, is_feat=True)
         feature = read_layer(features_s, logits_s, self.layer_s)
         terms = {}
         if "ce" in self.weights:
