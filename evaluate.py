@@ -28,7 +28,7 @@ def get_args_parser() -> Parser:
 
 
 def main(args) -> None:
-    network = load_network(args.path, args.model, "--model", num_classes(args), args.device)
+    network = load_network(args.path, args.model, "--model", num_classes(args), args.device, args.dataset)
     _, test_set = load_data(args)
     top1, _ = evaluate(network.model, test_set, args.amp)
     print(f"{args.path}: {network.arch} on {args.dataset}, top-1 {top1:.2f} %")

@@ -12,14 +12,13 @@ Run again after an interruption it continues where it stopped; with more --passe
 """
 
 import dataclasses
-import json
 import time
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from helper.checkpoint import load_network, write_json
+from helper.checkpoint import load_network, read_json, write_json
 from helper.clouds import CloudSet, Embedder, claim, cloud_loader, images_of, layer_width, origin
 from helper.data import load_data, num_classes
 from helper.options import (
@@ -70,7 +69,7 @@ def get_args_parser() -> Parser:
 
 
 def main(args) -> None:
-    teacher = load_network(args.path_t, args.model_t, "--model_t", num_classes(args), args.device)
+    teacher = load_network(args.path_t, args.model_t, "--model_t", num_classes(args), args.device, args.dataset)
     width = layer_width(teacher.model, args.tda_layer_t, teacher.num_classes, "--tda_layer_t")
     images, _ = load_data(args)
     loader = cloud_loader(images, args)
@@ -159,7 +158,7 @@ def make_images(files: CloudSet, dim: int, found_in: dict, args) -> ImageSpec:
     spec = dataclasses.replace(spec, maximum=maximum)
 
     kind, path = f"images_dim{dim}", spec_file(files.folder, dim)
-    if not path.is_file() or json.loads(path.read_text()) != spec.to_dict():
+    if not path.is_file() or read_json(path) != spec.to_dict():
         quality_file(files.folder, dim).unlink(missing_ok=True)  # the set is not complete any more
         files.remove(kind)  # images of another spec: made from fewer clouds
         write_json(path, spec.to_dict())

@@ -69,7 +69,7 @@ def get_args_parser() -> Parser:
 
 
 def main(args) -> None:
-    teacher = load_network(args.path_t, args.model_t, "--model_t", num_classes(args), args.device)
+    teacher = load_network(args.path_t, args.model_t, "--model_t", num_classes(args), args.device, args.dataset)
     train_images, _ = load_data(args)
     for dim in dims(args):
         fit_dimension(dim, teacher, train_images, args)
@@ -94,8 +94,9 @@ def fit_dimension(dim: int, teacher: Network, train_images: ImageSet, args) -> N
 
     seed_everything(args.seed)
     network = RipsNet(width, args.operator).to(args.device)
-    options = argparse.Namespace(**vars(args), num_clouds=spec.num_clouds, sigma=spec.sigma)
-    ripsnet_run = Run(ripsnet_folder(folder, dim, args.operator), options)  # --resume refuses other clouds
+    # --dim 01 is two runs; --resume refuses other clouds
+    own = {"dim": str(dim), "num_clouds": spec.num_clouds, "sigma": spec.sigma}
+    ripsnet_run = Run(ripsnet_folder(folder, dim, args.operator), argparse.Namespace(**vars(args) | own))
     history = fit_ripsnet(network, train, validation, ripsnet_run, args)
     quality = measure(network, train, validation, spec, teacher, train_images, args)
     quality |= {

@@ -37,7 +37,7 @@ from helper.options import (
     run,
     weight,
 )
-from helper.pairs import method_name, resolve_weights, run_name
+from helper.pairs import method_name, resolve_weights, run_name, without_effect
 from helper.runs import STUDENTS, Run, results_row
 from helper.topology import build_topology
 from models import create_model, feature_shapes, fold_batchnorm
@@ -100,7 +100,7 @@ def main(args) -> None:
     classes = num_classes(args)
     seed_everything(args.seed)  # the student comes first, so that every method starts from the same weights
     student = create_model(args.model_s, classes).to(args.device, memory_format=torch.channels_last)
-    teacher = load_network(args.path_t, args.model_t, "--model_t", classes, args.device)
+    teacher = load_network(args.path_t, args.model_t, "--model_t", classes, args.device, args.dataset)
     resolve_weights(args, teacher.arch, args.model_s)
     student_run = Run(STUDENTS / (args.name or run_name(args, teacher.arch, args.model_s)), args)
 
@@ -147,6 +147,7 @@ def main(args) -> None:
             teacher_acc=teacher.accuracy,
             teacher_sha256=teacher.sha256,
             ripsnet_r2=ripsnet_r2,
+            without_effect=without_effect(args),
         ),
     )
 

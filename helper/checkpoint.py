@@ -5,6 +5,7 @@ A run keeps `last.pth` (resumes exactly), `previous.pth` (the one before, used w
 so a kill or a full disk at any moment leaves the last good file in place.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -42,7 +43,8 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise cannot_write(path, error) from None
 
 
@@ -55,6 +57,13 @@ def cannot_write(path: Path, error: OSError) -> RunStopped:
 
 def write_json(path: Path, value) -> None:
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def read_json(path: Path):
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); remove it to have it made again") from None
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -82,7 +91,7 @@ def load(path: Path, device="cpu") -> dict:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: {'a folder, expected a checkpoint in it' if path.is_dir() else 'no such file'}")
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -150,11 +159,13 @@ def state_dict_of(content, path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in weights.items()}
 
 
-def load_network(path, arch: str | None, option: str, num_classes: int | None = None, device="cpu") -> Network:
+def load_network(
+    path, arch: str | None, option: str, num_classes: int | None = None, device="cpu", dataset: str | None = None
+) -> Network:
     """Read a network from a checkpoint of any of the known kinds.
 
     arch: the architecture the user gave, None to take the file's. option: the option that gives it, for the message.
-    num_classes: what the data set has; a file with another number is refused.
+    dataset, num_classes: the data set and what it has; a file that names another, or has another number, is refused.
     """
     content = load(path)
     state_dict = state_dict_of(content, path)
@@ -168,6 +179,8 @@ def load_network(path, arch: str | None, option: str, num_classes: int | None = 
     if None not in (found, arch) and found != arch:
         raise UserError(f"{option}: found {arch}, but {path} holds a {found}")
     arch = arch or found
+    if None not in (dataset, content.get("dataset")) and content["dataset"] != dataset:
+        raise UserError(f"{path}: trained on {content['dataset']}, found --dataset {dataset}; give the same")
     with torch.device("meta"):  # names and shapes only
         head = list(create_model(arch).state_dict())[-1]
     classes = state_dict[head].shape[0] if head in state_dict else 0

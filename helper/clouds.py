@@ -5,7 +5,6 @@ what a killed run has written is kept, what is missing is computed, and memory d
 """
 
 import copy
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from dataset import TrainLoader
 from models import feature_shapes, fold_batchnorm
 from ripsnet import dim0_images, dim1_images
 
-from .checkpoint import Network, write_array, write_json
+from .checkpoint import Network, read_json, write_array, write_json
 from .options import UserError
 
 CHUNK = 512  # clouds a file
@@ -132,6 +131,8 @@ def layer_width(model: nn.Module, layer: int, classes: int, option: str) -> int:
 
 def cloud_loader(images, args) -> TrainLoader:
     """The loader of the passes: the incomplete batch is dropped."""
+    if args.batch_size < 2:
+        raise UserError("--batch_size: found 1, expected at least 2, because a single point has no diagram")
     if len(images) < args.batch_size:
         raise UserError(
             f"--batch_size: found {args.batch_size}, but {args.dataset} has only {len(images)} training images"
@@ -161,7 +162,7 @@ def claim(folder: Path, expected: dict) -> None:
     if not path.is_file():
         write_json(path, expected)
         return
-    found = json.loads(path.read_text())
+    found = read_json(path)
     if differing := [key for key in expected if found.get(key) != expected[key]]:
         what = ", ".join(f"{key} was {found.get(key)}, now {expected[key]}" for key in differing)
         raise UserError(f"{folder}: holds clouds of another origin ({what}); give the old options or remove the folder")

@@ -11,6 +11,8 @@ def load_data(args) -> tuple[ImageSet, ImageSet]:
         return load_dataset(args.dataset, args.data_dir, args.device)
     except DatasetUnavailable as error:
         raise UserError(str(error)) from None
+    except (OSError, TypeError, ValueError) as error:  # from the reader of somebody's own data set
+        raise UserError(f"--dataset {args.dataset}, --data_dir {args.data_dir}: {error}") from None
 
 
 def num_classes(args) -> int:

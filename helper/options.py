@@ -7,6 +7,7 @@ prints that line and exits with code 2. `RunStopped` (exit code 1) is for runs t
 
 import argparse
 import math
+import os
 import sys
 
 import torch
@@ -77,11 +78,18 @@ def number(kind, minimum=-math.inf, maximum=math.inf):
 
 
 def whole(text):
-    return number(int, 0)(text)
+    return number(int, 0, 2**63 - 1)(text)
 
 
 def positive(text):
-    return number(int, 1)(text)
+    return number(int, 1, 2**31 - 1)(text)
+
+
+def run_folder(text):
+    """The name of a run: one folder's name, not a path."""
+    if not text or text != os.path.basename(text) or text.startswith("."):
+        raise argparse.ArgumentTypeError(f"found '{text}', expected the name of a folder, without slashes")
+    return text
 
 
 def weight(text):
@@ -110,7 +118,9 @@ def device(text):
     try:
         found = torch.device(text)
     except RuntimeError:
-        raise argparse.ArgumentTypeError(f"found '{text}', expected cpu, cuda or cuda:<index>") from None
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"found '{text}', expected cpu, cuda or cuda:<index>")
     if found.type == "cuda" and not torch.cuda.is_available():
         raise argparse.ArgumentTypeError(f"found '{text}', but this PyTorch sees no CUDA device; use --device cpu")
     return found
@@ -179,7 +189,7 @@ def add_training_options(parser: Parser) -> None:
         "--trial", type=whole, default=1, help="number of the repetition, part of the run's name (default: 1)"
     )
     group.add_argument("--seed", type=whole, default=None, help="(default: the trial)")
-    group.add_argument("--name", default=None, help="name of the run (default: made from the options)")
+    group.add_argument("--name", type=run_folder, default=None, help="name of the run (default: made from the options)")
     group.add_argument("--resume", action="store_true", help="continue this run from its last checkpoint")
 
 

@@ -82,8 +82,15 @@ def method_name(args, teacher: str, student: str) -> str:
     return name + (f"-{args.topology}" if args.topology in ("exact", "wasserstein") else "")
 
 
+def without_effect(args) -> tuple[str, ...]:
+    """Options that did nothing in this run; its row leaves them empty, so that they tell no two runs apart."""
+    names = ("operator", "ripsnet") if args.topology != "ripsnet" else ()
+    names += ("pcd_bn", "sigma_rule") if args.topology in (None, "wasserstein") else ()
+    return names + (("dim", "tda_layer_t", "topology") if args.topology is None else ())
+
+
 def run_name(args, teacher: str, student: str) -> str:
-    """A short name in which every departure from the method's own settings shows."""
+    """A short name in which every departure of the loss from the method's own settings shows."""
     pair = pair_settings(teacher, student)
     method = method_name(args, teacher, student)
     usual = {

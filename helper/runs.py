@@ -134,19 +134,18 @@ class Run:
             )
             return None
         if not self.args["resume"]:
-            raise UserError(
-                f"{self.folder}: this run exists; continue it with --resume, choose another --trial or --name, "
-                "or remove the folder"
-            )
+            raise UserError(f"{self.folder}: this run exists; continue it with --resume, {self._instead()}")
         old, new = (self._identity(args) for args in (state["args"], self.args))
         if differing := [key for key in new if old.get(key) != new[key]]:
             what = ", ".join(f"--{key} was {old.get(key)}, now {new[key]}" for key in differing)
             raise UserError(
-                f"{self.folder}: --resume with other options ({what}); give the old ones, "
-                "or choose another --trial or --name"
+                f"{self.folder}: --resume with other options ({what}); give the old ones, {self._instead()}"
             )
         self.was_complete = state["epoch"] > self.args["epochs"]
         return state
+
+    def _instead(self) -> str:
+        return "choose another --trial or --name, " * ("trial" in self.args) + "or remove the folder"
 
     @staticmethod
     def _identity(args: dict) -> dict:
@@ -174,7 +173,7 @@ class Run:
                     {
                         "run": self.name,
                         **row,
-                        **options,
+                        **{name: value for name, value in options.items() if name not in row},
                         "device": device_name(self.device),
                         **versions(),
                         "commit": self.commit,
@@ -197,8 +196,12 @@ def results_row(
     teacher_acc: float | None = None,
     teacher_sha256: str = "",
     ripsnet_r2: float | None = None,
+    without_effect: tuple[str, ...] = (),
 ) -> dict:
-    """What a table needs of a finished run; accuracies are test accuracies in percent."""
+    """What a table needs of a finished run; accuracies are test accuracies in percent.
+
+    without_effect: options to leave empty in the row, because they did nothing in this run.
+    """
     accuracies = [row["test_acc"] for row in history]
     return {
         "method": method,
@@ -213,6 +216,7 @@ def results_row(
         "student_r2": history[-1].get("student_r2"),
         "seconds": round(sum(row["seconds"] for row in history), 1),
         "teacher_sha256": teacher_sha256,
+        **dict.fromkeys(without_effect),
     }
 
 

@@ -69,20 +69,24 @@ def build_topology(args, teacher: Network, width: int) -> tuple[nn.Module | None
 
     width: of the teacher's clouds. The specs are empty for Wasserstein, and for a RipsNet that brings none.
     """
-    if args.delta == 0:
-        return None, [], None
+    folder = runs.clouds_folder(args)
+    term, specs = None, []
     if args.topology == "wasserstein":
         if args.dim != "0":
             raise UserError(f"--dim: found {args.dim}, but --topology wasserstein is defined for dimension 0")
-        return WassersteinTopology(), [], None
-    folder = runs.clouds_folder(args)
-    if args.topology == "exact":
-        specs = []
+        term = WassersteinTopology()
+    elif args.topology == "exact":
         for dim in dims(args):
             path = runs.spec_file(folder, dim)
             specs.append(load_spec(path))
             check_spec(specs[-1], path, teacher, width, dim, args)
-        return ExactTopology(specs), specs, None
+        term = ExactTopology(specs)
+    if args.topology != "ripsnet":
+        if args.ripsnet:
+            raise UserError(
+                f"--ripsnet: of no use with --topology {args.topology} and --delta {args.delta:g}; leave it out"
+            )
+        return term, specs, None
 
     if args.ripsnet and len(args.ripsnet) != len(dims(args)):
         raise UserError(
@@ -95,8 +99,8 @@ def build_topology(args, teacher: Network, width: int) -> tuple[nn.Module | None
     for dim, path in zip(dims(args), paths, strict=True):
         if not path.is_file():
             raise UserError(
-                f"{path}: no RipsNet there; fit it with train_ripsnet.py (same --path_t, --operator, --dim and "
-                "cloud options), or name a file with --ripsnet"
+                f"{path}: no RipsNet there; fit it with train_ripsnet.py --operator {args.operator} (same --path_t, "
+                "--dim and cloud options), or name a file with --ripsnet"
             )
         network, content = load_ripsnet(path, args.operator, width)
         networks.append(network.to(args.device))
@@ -112,6 +116,9 @@ def build_topology(args, teacher: Network, width: int) -> tuple[nn.Module | None
         except ValueError as error:
             raise UserError(f"{path}: {error}") from None
         check_spec(specs[-1], path, teacher, width, dim, args)
+        beside = runs.spec_file(path.parent.parent, dim)
+        if beside.is_file() and load_spec(beside) != specs[-1]:
+            raise UserError(f"{path}: fitted to other images than those of {beside}; run train_ripsnet.py again")
         r2.append(content["quality"]["r2"])
     complete = len(specs) == len(networks)
     return RipsNetTopology(networks), specs if complete else [], sum(r2) / len(r2) if r2 else None

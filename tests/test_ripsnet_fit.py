@@ -215,7 +215,8 @@ def test_the_file_names_all_that_stage_4_checks(fitted):
 
 def test_both_dimensions_and_sum_pooling():
     make_clouds("--dim", "01")
-    fit("--dim", "01", "--operator", "sum", "--epochs", 2)
+    fit("--dim", 0, "--operator", "sum", "--epochs", 2)
+    fit("--dim", "01", "--operator", "sum", "--epochs", 2, "--resume")  # dimension 0 is there, 1 is added
     clouds = read("clouds")
     for dim in (0, 1):
         content = checkpoint.load(CLOUDS / f"ripsnet_dim{dim}_sum" / "best.pth")

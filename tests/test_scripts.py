@@ -2,8 +2,10 @@
 
 import importlib
 import pickle
+import re
 import subprocess
 import sys
+import textwrap
 import urllib.request
 from pathlib import Path
 from urllib.error import URLError
@@ -14,8 +16,11 @@ import torch
 from test_clouds import CLASSES, POINTS, TEACHER, call, make_clouds, noise, refused, work_in
 from torch import nn
 
+import dataset
+import distiller_zoo
 import evaluate
 import generate_PCD_PI
+import models
 import train_ripsnet
 import train_student
 import train_teacher
@@ -36,6 +41,7 @@ ENOUGH = {
     train_student: ("--path_t", TEACHER, "--dataset", "noise", "--model_s", "resnet8", "--epochs", 1),
     evaluate: ("--path", TEACHER, "--dataset", "noise"),
 }
+REGISTRIES = ("model_dict", "distiller_dict", "dataset_dict")
 BAD_INPUT = [
     (train_teacher, "--model resnet57", "argument --model: unknown model 'resnet57': did you mean 'resnet56'?"),
     (train_teacher, "--model resnet50", "it is ImageNet's ResNet-50 elsewhere; the CIFAR one is 'ResNet50'"),
@@ -49,6 +55,9 @@ BAD_INPUT = [
     (train_teacher, "--dataset cifar1000", "argument --dataset: invalid choice: 'cifar1000'"),
     (train_teacher, "--device gpu", "argument --device: found 'gpu', expected cpu, cuda or cuda:<index>"),
     (train_teacher, "--device cuda", "found 'cuda', but this PyTorch sees no CUDA device; use --device cpu"),
+    (train_teacher, "--device mps", "argument --device: found 'mps', expected cpu, cuda or cuda:<index>"),
+    (train_teacher, "--seed 99999999999999999999", "argument --seed: found '99999999999999999999', expected"),
+    (train_teacher, "--name ../up", "argument --name: found '../up', expected the name of a folder, without slashes"),
     (train_teacher, "--batch 3", "unrecognized arguments: --batch 3 (see train_teacher.py --help)"),
     (train_student, "--model_s wrn40_2", "did you mean 'wrn_40_2'?"),
     (train_student, "--distill dk", "unknown method 'dk': expected one of kd"),
@@ -59,11 +68,14 @@ BAD_INPUT = [
     (train_student, "--delta inf", "argument -d/--delta: found 'inf'"),
     (train_student, "--beta 1", "--beta: found 1, but --distill kd has no loss beside KD"),
     (train_student, "--path_t nowhere/best.pth", "nowhere/best.pth: no such file"),
-    (train_student, "--path_t save_t_models", "save_t_models: no such file"),
-    (train_student, "--dataset digits", "best.pth: a network for 3 classes, but --dataset has 10"),
+    (train_student, "--path_t save_t_models", "save_t_models: a folder, expected a checkpoint in it"),
+    (train_student, "--dataset digits", "best.pth: trained on noise, found --dataset digits; give the same"),
+    (train_student, "--path_t bare.pth --model_t resnet8 --dataset digits", "for 3 classes, but --dataset has 10"),
+    (train_student, "--ripsnet x.pth", "--ripsnet: of no use with --topology None and --delta 0; leave it out"),
     (train_student, "--model_t resnet20", "--model_t: found resnet20, but save_t_models/teacher/best.pth holds"),
     (generate_PCD_PI, "--tda_layer_t -99", "--tda_layer_t: found -99, expected 0 (logits) or -1 (pooled vector) to -5"),
     (generate_PCD_PI, "--batch_size 71", "--batch_size: found 71, but noise has only 70 training images"),
+    (generate_PCD_PI, "--batch_size 1", "--batch_size: found 1, expected at least 2"),
     (generate_PCD_PI, "--passes -1", "argument --passes: found '-1'"),
     (generate_PCD_PI, "--num_clouds 6", "--num_clouds: found 6, but --passes 1 make only 5"),
     (train_ripsnet, "--operator max", "argument --operator: invalid choice: 'max'"),
@@ -225,3 +237,22 @@ def test_a_model_and_a_data_set_from_outside_pass_through_all_stages(monkeypatch
     call(train_student, *teacher, *data, "--model_s", "mynet", "--epochs", 3, "-d", 5, "--name", "run")
     call(evaluate, "--path", "save_s_models/run/best.pth", "--dataset", "stripes", *NO_CUDA)
     assert "mynet on stripes, top-1 100.00 %" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_readme_s_own_model_method_and_data_set_work_when_pasted(monkeypatch, tmp_path):
+    """Each block is run at the end of the file that README names for it."""
+    section = (ROOT / "README.md").read_text().split("## Your own model, method, data set")[1].split("\n## ")[0]
+    blocks = [
+        textwrap.dedent(block) for block in re.findall(r"(?:^    .*\n|^\n)+", section, re.MULTILINE) if block.strip()
+    ]
+    for module, registry, block in zip((models, distiller_zoo, dataset), REGISTRIES, blocks, strict=True):
+        monkeypatch.setattr(module, registry, getattr(module, registry).copy())
+        exec(block, vars(module).copy())
+    features, logits = models.model_dict["tiny"](num_classes=7)(torch.rand(2, 3, 8, 8), is_feat=True)
+    assert features[-1].shape == (2, 16) and logits.shape == (2, 7)
+    loss = distiller_zoo.distiller_dict["mine"].loss([(16,)], [(5,)])
+    assert loss([torch.rand(2, 16)], None, [torch.rand(2, 5)], None).shape == ()
+    for split in ("train", "test"):
+        np.savez(tmp_path / split, images=np.zeros((4, 32, 32, 3), np.uint8), labels=np.arange(4))
+    train, test = dataset.load_dataset("mine", str(tmp_path))
+    assert len(train) == len(test) == 4
