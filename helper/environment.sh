@@ -23,7 +23,7 @@ try:
         found = version(package.name)
         if not package.specifier.contains(found, prereleases=True):
             sys.exit(f"{package.name} {found} is not {package.specifier}")
-    import gudhi, torch, torchvision
+    import gudhi, matplotlib, scipy, sklearn, tensorboard, torch, torchvision, tqdm
 except Exception as error:
     sys.exit(f"{type(error).__name__}: {' '.join(str(error).split())}")
 print(f"Python {platform.python_version()}, torch {torch.__version__}")

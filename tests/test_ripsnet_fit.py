@@ -1,9 +1,12 @@
 """Stage 3, train_ripsnet.py: the data of the fit, its optimizer, early stopping, and what is reported, by NumPy."""
 
+import contextlib
+import copy
 import csv
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -142,6 +145,31 @@ def test_adamax_takes_the_steps_of_its_formula():
         theta = theta - 0.01 / (1 - 0.9**t) * m / u
         torch.testing.assert_close(weight.double(), theta, rtol=1e-4, atol=1e-6)
     assert loss.item() == pytest.approx(0.085, abs=0.02)  # the mean over pixels: 1/12 for uniform pixels
+
+
+def test_the_step_that_is_captured_in_a_graph_takes_the_steps_of_the_eager_one(monkeypatch):
+    """Without a GPU: a class stands in for CUDA's graph, whose replay is an eager step on the graph's own tensors. What
+    is checked is ours: the warm-up is undone, batches are copied in, short batches go around the graph."""
+
+    class Graph:
+        def replay(self):
+            captured.loss.copy_(captured.eager(captured.clouds, captured.images))
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "Stream", mock.MagicMock())
+    monkeypatch.setattr(torch.cuda, "current_stream", mock.MagicMock())
+    for context in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, context, lambda _: contextlib.nullcontext())
+    torch.manual_seed(0)
+    network = RipsNet(16)
+    eager, captured = (TrainStep(copy.deepcopy(network), 5e-4, 4) for _ in range(2))
+    captured.on_cuda = True
+    for count in (3, 4, 4, 2, 4):
+        clouds, images = torch.rand(count, 5, 16), torch.rand(count, 400)
+        assert captured(clouds, images) == eager(clouds, images)
+    assert isinstance(captured.graph, Graph)
+    for ours, reference in zip(captured.network.parameters(), eager.network.parameters(), strict=True):
+        assert torch.equal(ours, reference)
 
 
 def test_fitting_stops_after_patience_epochs_without_a_better_loss_and_keeps_the_best(monkeypatch):
