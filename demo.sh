@@ -2,7 +2,7 @@
 # The whole chain in a few minutes on two CPU cores, on handwritten digits that come with scikit-learn.
 #   sh demo.sh
 #   EPOCHS_S=30 SEED=2 sh demo.sh     every variable below can be set so
-# It shows that the stages work together. 360 test images and short schedules say nothing about the methods' ranks.
+# It shows that the stages work together. 359 test images and short schedules say nothing about the methods' ranks.
 set -eu
 cd "$(dirname "$0")"
 . helper/environment.sh
@@ -14,7 +14,7 @@ EPOCHS_T=${EPOCHS_T:-10}            # teacher
 DECAY_T=${DECAY_T:-6,9}             # its learning rate falls tenfold after these epochs
 EPOCHS_S=${EPOCHS_S:-12}            # each student
 DECAY_S=${DECAY_S:-8,11}
-PASSES=${PASSES:-24}                # over the 1,437 training images, 22 clouds of 64 points each
+PASSES=${PASSES:-24}                # over the 1,438 training images, 22 clouds of 64 points each
 EPOCHS_R=${EPOCHS_R:-250}           # RipsNet, at most
 OPERATOR=${OPERATOR:-sum}           # its pooling; with so few clouds, mean pooling stays at the mean image
 
@@ -62,6 +62,6 @@ stage "the figure: exact persistence images against RipsNet's"
 "$PYTHON" ../../visualize.py pi --path_t "$teacher" --operator "$OPERATOR" --out figures
 
 echo
-echo "One seed and 360 test images: differences of a point or two are noise."
+echo "One seed and 359 test images: differences of a point or two are noise."
 echo "table    results/demo/tables.md"
 echo "figure   results/demo/figures/ (with its data as CSV)"
