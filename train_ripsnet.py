@@ -29,6 +29,7 @@ from helper.options import (
     add_batch_size,
     add_cloud_options,
     add_data_options,
+    add_operator,
     add_teacher_options,
     dims,
     number,
@@ -51,9 +52,7 @@ def get_args_parser() -> Parser:
     add_data_options(parser)
     add_batch_size(parser)
     add_cloud_options(parser)
-    parser.add_argument(
-        "--operator", choices=["mean", "sum"], default="mean", help="pooling over points (default: mean)"
-    )
+    add_operator(parser)
     parser.add_argument("--epochs", type=positive, default=25000, help="at most (default: %(default)s)")
     parser.add_argument(
         "--patience",

@@ -28,6 +28,7 @@ from helper.options import (
     add_batch_size,
     add_cloud_options,
     add_data_options,
+    add_operator,
     add_teacher_options,
     add_training_options,
     method,
@@ -78,9 +79,7 @@ def get_args_parser() -> Parser:
         default=-1,
         help="the student's layer, counted as --tda_layer_t (default: -1)",
     )
-    loss.add_argument(
-        "--operator", choices=["mean", "sum"], default=None, help="RipsNet's pooling (default: the pair's)"
-    )
+    add_operator(loss, default=None)
     loss.add_argument(
         "--ripsnet",
         nargs="+",

@@ -20,6 +20,7 @@ from helper.options import (
     UserError,
     add_batch_size,
     add_cloud_options,
+    add_operator,
     add_teacher_options,
     dims,
     positive,
@@ -47,9 +48,7 @@ def get_args_parser() -> Parser:
     add_teacher_options(pi)
     add_batch_size(pi)
     add_cloud_options(pi)
-    pi.add_argument(
-        "--operator", choices=["mean", "sum"], default="mean", help="RipsNet's pooling over points (default: mean)"
-    )
+    add_operator(pi)
     pi.add_argument("--clouds", type=positive, default=4, help="clouds to draw (default: %(default)s)")
     pi.add_argument("--out", type=Path, default=RESULTS / "figures", help="folder (default: %(default)s)")
     pi.set_defaults(main=persistence_images)

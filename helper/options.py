@@ -232,6 +232,15 @@ def add_cloud_options(parser: Parser) -> None:
     )
 
 
+def add_operator(parser, default: str | None = "mean") -> None:
+    parser.add_argument(
+        "--operator",
+        choices=["mean", "sum"],
+        default=default,
+        help=f"RipsNet's pooling over the points (default: {default or 'of the pair'})",
+    )
+
+
 def dims(args) -> list[int]:
     """'01' -> [0, 1]."""
     return [int(character) for character in args.dim]
