@@ -8,7 +8,7 @@ Reads checkpoints of this project, of RepDistiller-style code bases, and of TopK
 """
 
 from helper.checkpoint import load_network
-from helper.data import load_data, num_classes
+from helper.data import load_data
 from helper.loop import evaluate
 from helper.options import MODEL_HELP, Parser, add_amp, add_data_options, model, run
 
@@ -28,7 +28,7 @@ def get_args_parser() -> Parser:
 
 
 def main(args) -> None:
-    network = load_network(args.path, args.model, "--model", num_classes(args), args.device, args.dataset)
+    network = load_network(args.path, args.model, "--model", args.device, args.dataset)
     _, test_set = load_data(args)
     top1, _ = evaluate(network.model, test_set, args.amp)
     print(f"{args.path}: {network.arch} on {args.dataset}, top-1 {top1:.2f} %")

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from helper.checkpoint import load_network, read_json, write_json
 from helper.clouds import CloudSet, Embedder, claim, cloud_loader, images_of, layer_width, origin
-from helper.data import load_data, num_classes
+from helper.data import load_data
 from helper.options import (
     Parser,
     UserError,
@@ -69,7 +69,7 @@ def get_args_parser() -> Parser:
 
 
 def main(args) -> None:
-    teacher = load_network(args.path_t, args.model_t, "--model_t", num_classes(args), args.device, args.dataset)
+    teacher = load_network(args.path_t, args.model_t, "--model_t", args.device, args.dataset)
     width = layer_width(teacher.model, args.tda_layer_t, teacher.num_classes, "--tda_layer_t")
     images, _ = load_data(args)
     loader = cloud_loader(images, args)

@@ -21,7 +21,7 @@ from dataset import ImageSet, TrainLoader
 from helper import checkpoint
 from helper.checkpoint import Network, load_network
 from helper.clouds import CloudSet, Embedder, images_of, layer_width
-from helper.data import load_data, num_classes
+from helper.data import load_data
 from helper.loop import seed_everything
 from helper.options import (
     Parser,
@@ -68,7 +68,7 @@ def get_args_parser() -> Parser:
 
 
 def main(args) -> None:
-    teacher = load_network(args.path_t, args.model_t, "--model_t", num_classes(args), args.device, args.dataset)
+    teacher = load_network(args.path_t, args.model_t, "--model_t", args.device, args.dataset)
     train_images, _ = load_data(args)
     for dim in dims(args):
         fit_dimension(dim, teacher, train_images, args)

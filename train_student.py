@@ -99,7 +99,7 @@ def main(args) -> None:
     classes = num_classes(args)
     seed_everything(args.seed)  # the student comes first, so that every method starts from the same weights
     student = create_model(args.model_s, classes).to(args.device, memory_format=torch.channels_last)
-    teacher = load_network(args.path_t, args.model_t, "--model_t", classes, args.device, args.dataset)
+    teacher = load_network(args.path_t, args.model_t, "--model_t", args.device, args.dataset)
     resolve_weights(args, teacher.arch, args.model_s)
     student_run = Run(STUDENTS / (args.name or run_name(args, teacher.arch, args.model_s)), args)
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dataset import dataset_dict
 from models import create_model, resolve_name
 
 from .options import RunStopped, UserError
@@ -159,13 +160,11 @@ def state_dict_of(content, path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in weights.items()}
 
 
-def load_network(
-    path, arch: str | None, option: str, num_classes: int | None = None, device="cpu", dataset: str | None = None
-) -> Network:
+def load_network(path, arch: str | None, option: str, device="cpu", dataset: str | None = None) -> Network:
     """Read a network from a checkpoint of any of the known kinds.
 
     arch: the architecture the user gave, None to take the file's. option: the option that gives it, for the message.
-    dataset, num_classes: the data set and what it has; a file that names another, or has another number, is refused.
+    dataset: what --dataset names; a file that names another, or has another number of classes, is refused.
     """
     content = load(path)
     state_dict = state_dict_of(content, path)
@@ -193,8 +192,8 @@ def load_network(
             f"{path}: the weights do not fit {arch} ({len(wrong)} names or shapes differ, first '{wrong[0]}'); "
             f"check {option}"
         )
-    if num_classes is not None and classes != num_classes:
-        raise UserError(f"{path}: a network for {classes} classes, but --dataset has {num_classes}")
+    if dataset is not None and classes != (wanted := dataset_dict[dataset].num_classes):
+        raise UserError(f"{path}: a network for {classes} classes, but --dataset has {wanted}")
     model.load_state_dict(state_dict)
     accuracy = content.get("accuracy", content.get("best_acc"))
     return Network(

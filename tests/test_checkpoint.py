@@ -111,10 +111,10 @@ FORMATS = {
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
-def test_a_network_is_read_from_every_known_format(tmp_path, weights, kind, zipped):
+def test_a_network_is_read_from_every_known_format(tiny, tmp_path, weights, kind, zipped):
     content = FORMATS[kind](weights)
     torch.save(content, tmp_path / "teacher.pth", _use_new_zipfile_serialization=zipped)
-    network = read(tmp_path / "teacher.pth", num_classes=4)
+    network = read(tmp_path / "teacher.pth", dataset="tiny")
     assert not network.model.training
     assert (network.arch, network.num_classes, network.sha256) == ("resnet8", 4, weights_sha256(weights))
     assert network.accuracy == (71.5 if {"accuracy", "best_acc"} & content.keys() else None)
@@ -172,7 +172,7 @@ def test_a_file_that_does_not_fit_is_refused_in_one_line(tmp_path, weights, cont
 def test_another_number_of_classes_is_refused(tmp_path, weights):
     path = save(tmp_path / "t.pth", weights)
     with pytest.raises(UserError, match="for 4 classes, but --dataset has 10"):
-        read(path, num_classes=10)
+        read(path, dataset="digits")
 
 
 @pytest.mark.parametrize("data", [None, b"", b"hello, world\n", b"PK\x03\x04" + bytes(100), pickle.dumps({"a": 1})])
