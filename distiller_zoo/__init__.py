@@ -4,52 +4,262 @@ Every student is trained with  gamma * CE + alpha * KD + beta * L_other + delta 
 and with which weights it is run when nothing else is asked for. To add one, register it before training starts:
 
     class MyLoss(nn.Module):
-        def __init__(self, shapes_s, shapes_t):                       # one image's feature shapes, stem ... pooled
+        def __init__(self, pair):                       # Pair: the shapes of the features, and more
             ...
-        def forward(self, features_s, logits_s, features_t, logits_t):  # lists of (B, ...) tensors -> scalar
+        def forward(self, student, teacher, batch):     # Output, Output, Batch -> scalar
             ...
-    distiller_dict["mine"] = Method("Mine", "citation", 1.0, 0.0, beta=1.0, source="assumed", loss=MyLoss)
+    distiller_dict["mine"] = Method("Mine", "citation", MyLoss, beta=1.0, source="assumed: ...", features=(-1,))
 
 Parameters of the loss module train with the student, are saved with the run, and are no part of the deployed student.
+Keyword-only parameters of its constructor are options of the method: `--set name=value`.
 """
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
 
-from torch import nn
-
+from .ab import AB
+from .at import AT
+from .catkd import CATKD
+from .cc import CC
+from .crd import CRD
+from .dist import DIST
+from .dkd import DKD
+from .fitnet import FitNet
+from .fsp import FSP
+from .ft import FT
 from .kd import KD
+from .kdsvd import KDSVD
+from .logit_standardization import standardize
+from .method import Batch, Method, Output, Pair, classifier, forward
+from .nst import NST
+from .ofd import OFD
+from .pkt import PKT
+from .reviewkd import ReviewKD
+from .rkd import RKD
+from .semckd import SemCKD
+from .simkd import SimKD, SimKDStudent
+from .sp import SP
+from .srrl import SRRL
+from .vid import VID
 
-__all__ = ["KD", "Method", "distiller_dict", "resolve_method"]
+__all__ = [
+    "KD",
+    "Batch",
+    "Method",
+    "Output",
+    "Pair",
+    "classifier",
+    "distiller_dict",
+    "forward",
+    "resolve_method",
+    "standardize",
+]
 
+STAGES = slice(1, -1)  # every stage's output: neither the stem's nor the pooled vector
+REPDISTILLER = "published: RepDistiller's scripts"
 
-@dataclass(frozen=True)
-class Method:
-    """name: as tables print it. gamma, alpha, beta: the weights of CE, KD and L_other when the method runs alone, and
-    the source they come from ("published: ..." or "assumed: ...").
-    loss: builds L_other from the feature shapes of student and teacher; None where there is no such term."""
+# The six pairs for which RepDistiller's tables have FSP: those of equal widths.
+EQUAL_WIDTHS = (
+    ("wrn_40_2", "wrn_16_2"),
+    ("resnet56", "resnet20"),
+    ("resnet110", "resnet20"),
+    ("resnet110", "resnet32"),
+    ("resnet32x4", "resnet8x4"),
+    ("vgg13", "vgg8"),
+)
 
-    name: str
-    citation: str
-    gamma: float
-    alpha: float
-    beta: float
-    source: str
-    loss: Callable[[list, list], nn.Module] | None = None
-
+REVIEWKD = {
+    ("resnet56", "resnet20"): {"beta": 0.6},
+    ("resnet110", "resnet32"): {"beta": 1.0},
+    ("wrn_40_2", "wrn_16_2"): {"beta": 5.0},
+    ("wrn_40_2", "wrn_40_1"): {"beta": 5.0},
+    ("wrn_40_2", "ShuffleV1"): {"beta": 5.0},
+    ("resnet32x4", "resnet8x4"): {"beta": 5.0},
+    ("resnet32x4", "ShuffleV1"): {"beta": 5.0},
+    ("resnet32x4", "ShuffleV2"): {"beta": 8.0},
+}
+DKD_NCKD = {
+    ("resnet56", "resnet20"): {"nckd": 2.0},
+    ("resnet110", "resnet32"): {"nckd": 2.0},
+    ("vgg13", "vgg8"): {"nckd": 6.0},
+    ("vgg13", "MobileNetV2"): {"nckd": 6.0},
+    ("wrn_40_2", "wrn_16_2"): {"nckd": 6.0},
+    ("wrn_40_2", "wrn_40_1"): {"nckd": 6.0},
+}
+CATKD_WEIGHTS = {
+    ("resnet56", "resnet20"): {"beta": 0.7},
+    ("resnet110", "resnet32"): {"beta": 1.8},
+    ("wrn_40_2", "wrn_40_1"): {"beta": 1.5},
+    ("wrn_40_2", "wrn_16_2"): {"beta": 12.0},
+    ("vgg13", "vgg8"): {"beta": 4.5},
+    ("vgg13", "MobileNetV2"): {"beta": 15.0},
+    ("resnet32x4", "resnet8x4"): {"beta": 15.0},
+    ("ResNet50", "MobileNetV2"): {"beta": 40.0},
+    ("wrn_40_2", "ShuffleV1"): {"beta": 80.0, "resolution": 4},
+    ("resnet32x4", "ShuffleV1"): {"beta": 600.0, "resolution": 4},
+    ("resnet32x4", "ShuffleV2"): {"beta": 600.0, "resolution": 4},
+}
 
 distiller_dict: dict[str, Method] = {
-    "kd": Method("KD", "Hinton et al., NIPS workshop 2014", 0.1, 0.9, 0.0, "published: RepDistiller's scripts"),
+    "kd": Method(
+        "KD", "Hinton et al., NIPS workshop 2014", gamma=0.1, alpha=0.9, beta=0.0, source=f"{REPDISTILLER}, mdistiller"
+    ),
+    "fitnet": Method(
+        "FitNet",
+        "Romero et al., ICLR 2015",
+        FitNet,
+        beta=100.0,
+        source=f"{REPDISTILLER}, mdistiller",
+        features=slice(0, -1),
+        trainable=True,
+    ),
+    "at": Method("AT", "Zagoruyko and Komodakis, ICLR 2017", AT, beta=1000.0, source=REPDISTILLER, features=STAGES),
+    "sp": Method("SP", "Tung and Mori, ICCV 2019", SP, beta=3000.0, source=REPDISTILLER, features=(-2,)),
+    "cc": Method("CC", "Peng et al., ICCV 2019", CC, beta=0.02, source=REPDISTILLER, features=(-1,), trainable=True),
+    "vid": Method("VID", "Ahn et al., CVPR 2019", VID, source=REPDISTILLER, features=STAGES, trainable=True),
+    "rkd": Method("RKD", "Park et al., CVPR 2019", RKD, source=REPDISTILLER, features=(-1,)),
+    "pkt": Method("PKT", "Passalis and Tefas, ECCV 2018", PKT, beta=30000.0, source=REPDISTILLER, features=(-1,)),
+    "ab": Method(
+        "AB",
+        "Heo et al., AAAI 2019",
+        AB,
+        source=f"{REPDISTILLER} (margin 1 assumed)",
+        features=STAGES,
+        preact=True,
+        trainable=True,
+        first_epochs=30,
+        first_student=True,
+        first_only=True,
+    ),
+    "ft": Method(
+        "FT",
+        "Kim et al., NeurIPS 2018",
+        FT,
+        beta=200.0,
+        source=f"{REPDISTILLER} (rate 0.5 assumed)",
+        features=(-2,),
+        trainable=True,
+        first_epochs=30,
+    ),
+    "fsp": Method(
+        "FSP",
+        "Yim et al., CVPR 2017",
+        FSP,
+        beta=50.0,
+        source=REPDISTILLER,
+        features=slice(0, -1),
+        first_epochs=30,
+        first_student=True,
+        first_only=True,
+        pairs=EQUAL_WIDTHS,
+    ),
+    "nst": Method("NST", "Huang and Wang, arXiv 2017", NST, beta=50.0, source=REPDISTILLER, features=STAGES),
+    "kdsvd": Method(
+        "KD-SVD",
+        "Lee et al., ECCV 2018",
+        KDSVD,
+        source="published: mdistiller (the weight; form assumed)",
+        features=STAGES,
+    ),
+    "crd": Method("CRD", "Tian et al., ICLR 2020", CRD, beta=0.8, source=REPDISTILLER, features=(-1,), trainable=True),
+    "ofd": Method(
+        "OFD",
+        "Heo et al., ICCV 2019",
+        OFD,
+        beta=0.001,
+        source="published: mdistiller",
+        features=STAGES,
+        preact=True,
+        trainable=True,
+    ),
+    "srrl": Method(
+        "SRRL",
+        "Yang et al., ICLR 2021",
+        SRRL,
+        alpha=1.0,
+        source="published: SimKD's scripts",
+        features=(-1,),
+        trainable=True,
+    ),
+    "semckd": Method(
+        "SemCKD",
+        "Chen et al., AAAI 2021",
+        SemCKD,
+        alpha=1.0,
+        beta=400.0,
+        source="published: SimKD's scripts",
+        features=STAGES,
+        trainable=True,
+    ),
+    "reviewkd": Method(
+        "ReviewKD",
+        "Chen et al., CVPR 2021",
+        ReviewKD,
+        beta=5.0,
+        source="published: ReviewKD's script",
+        by_pair=REVIEWKD,
+        elsewhere="assumed: ReviewKD's most frequent weight",
+        features=slice(1, None),
+        preact=True,
+        trainable=True,
+        warmup=20,
+    ),
+    "simkd": Method(
+        "SimKD",
+        "Chen et al., CVPR 2022",
+        SimKD,
+        gamma=0.0,
+        source="published: SimKD's scripts",
+        last_map=True,
+        student=SimKDStudent,
+    ),
+    "dkd": Method(
+        "DKD",
+        "Zhao et al., CVPR 2022",
+        DKD,
+        source="published: mdistiller",
+        by_pair=DKD_NCKD,
+        elsewhere="published: mdistiller's default",
+        warmup=20,
+    ),
+    "dist": Method(
+        "DIST",
+        "Huang et al., NeurIPS 2022",
+        DIST,
+        source="assumed: beta 2, gamma 2, T 4 as recalled from the authors' CIFAR-100 settings, not confirmed",
+    ),
+    "catkd": Method(
+        "CAT-KD",
+        "Guo et al., CVPR 2023",
+        CATKD,
+        beta=15.0,
+        source="published: CAT-KD's configurations",
+        by_pair=CATKD_WEIGHTS,
+        elsewhere="assumed: a weight of the middle of the published ones",
+        last_map=True,
+    ),
+}
+
+# The names that users of RepDistiller know.
+ALIASES = {
+    "hint": "fitnet",
+    "attention": "at",
+    "similarity": "sp",
+    "correlation": "cc",
+    "abound": "ab",
+    "factor": "ft",
 }
 
 
 def resolve_method(name: str) -> str:
-    """The key of a method, upper and lower case alike. Raises ValueError with the nearest match."""
-    keys = {key.lower(): key for key in distiller_dict}
-    if name.lower() in keys:
-        return keys[name.lower()]
-    near = difflib.get_close_matches(name.lower(), keys, n=1, cutoff=0)
+    """The key of a method; case, hyphens and underscores do not matter. Raises ValueError with the nearest match."""
+
+    def plain(text):
+        return text.lower().replace("-", "").replace("_", "")
+
+    keys = {plain(key): key for key in distiller_dict} | ALIASES
+    if plain(name) in keys:
+        return keys[plain(name)]
+    near = difflib.get_close_matches(plain(name), keys, n=1, cutoff=0)
     raise ValueError(
         f"unknown method '{name}': expected one of {', '.join(distiller_dict)} (did you mean {keys[near[0]]}?)"
     )

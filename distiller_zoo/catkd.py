@@ -1,0 +1,30 @@
+"""CAT-KD: Guo et al., "Class Attention Transfer Based Knowledge Distillation", CVPR 2023 (arXiv 2304.12777)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .method import Batch, Output, Pair
+
+
+class CATKD(nn.Module):
+    """Mean squared error of the class activation maps, pooled and normalised (equation 4).
+
+    A network's class activation maps are what its classifier, as a 1 x 1 convolution, makes of the map before the
+    pooling: (B, classes, H, W), whose mean over the pixels is the logits. They are average-pooled to resolution x
+    resolution, and each is L2-normalised over its pixels. The student's classifier learns through them as well.
+    """
+
+    def __init__(self, pair: Pair, *, resolution: int = 2):
+        super().__init__()
+        self.resolution = resolution
+        self.classifiers = (pair.classifier_s, pair.classifier_t)  # a tuple: their parameters are not this module's
+
+    def attention(self, last_map: Tensor, classifier: nn.Linear) -> Tensor:
+        pooled = F.adaptive_avg_pool2d(last_map, self.resolution)  # before the convolution, with which it commutes
+        maps = F.conv2d(pooled, classifier.weight[:, :, None, None], classifier.bias)
+        return F.normalize(maps.flatten(2), dim=2)
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        maps = (student.last_map, teacher.last_map)
+        attention_s, attention_t = (self.attention(*each) for each in zip(maps, self.classifiers, strict=True))
+        return F.mse_loss(attention_s, attention_t)

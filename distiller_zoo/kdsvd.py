@@ -1,0 +1,56 @@
+"""KD-SVD: Lee, Kim, Song, "Self-supervised Knowledge Distillation Using Singular Value Decomposition", ECCV 2018."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .blocks import to_smaller
+from .method import Batch, Output, Pair
+
+BANDWIDTH = 8.0
+
+
+def principal_vector(feature: Tensor) -> Tensor:
+    """The first right singular vector over the pixels, (B, H W), of each map (B, C, H W), its sum not negative.
+
+    With A = F F^T (C, C), u its first eigenvector, it is F^T u normalised. The eigenvectors are found without gradient;
+    u's first derivative is that of perturbation theory, sum_j u_j (u_j . dA u) / (l - l_j), in which, unlike in the
+    derivative of a full decomposition, equal eigenvalues among the others do no harm.
+    """
+    rows = feature.flatten(2)
+    gram = rows @ rows.transpose(1, 2)
+    with torch.no_grad():
+        values, vectors = torch.linalg.eigh(gram)
+        first, others = vectors[:, :, -1:], vectors[:, :, :-1]
+        gaps = values[:, -1:] - values[:, :-1]
+        smallest = torch.finfo(gaps.dtype).eps * values[:, -1:].clamp(min=torch.finfo(gaps.dtype).tiny)
+        inverse = torch.where(gaps > smallest, 1 / gaps, 0.0)
+    change = (gram - gram.detach()) @ first
+    first = first + others @ (inverse[:, :, None] * (others.transpose(1, 2) @ change))
+    vector = F.normalize((rows.transpose(1, 2) @ first).squeeze(2))
+    return torch.where(vector.sum(dim=1, keepdim=True) < 0, -vector, vector)
+
+
+class KDSVD(nn.Module):
+    """Squared difference of the relations between the principal vectors of consecutive stages (equations 3 to 6).
+
+    A stage's maps (C, H W) are replaced by the first singular vector over the pixels; the relation of two stages is
+    exp(-(v_i - w_j)^2 / 8) for every pixel i of the one and j of the other. Squared differences of the relations are
+    summed over the pixels and the stages, and averaged over the batch. One vector (k = 1) and its sign, which the
+    decomposition leaves open, fixed by a sum that is not negative. The vectors over the pixels are taken, not those
+    over the channels, because they compare networks of any width; maps of different sizes are compared at the smaller.
+    """
+
+    def __init__(self, pair: Pair):
+        super().__init__()
+
+    @staticmethod
+    def relations(vectors: list[Tensor]) -> list[Tensor]:
+        pairs = zip(vectors, vectors[1:], strict=False)
+        return [(-(v[:, :, None] - w[:, None, :]).square() / BANDWIDTH).exp() for v, w in pairs]
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        stages = [to_smaller(*maps) for maps in zip(student.features[1:-1], teacher.features[1:-1], strict=True)]
+        vectors_s, vectors_t = ([principal_vector(maps[i]) for maps in stages] for i in (0, 1))
+        relations = zip(self.relations(vectors_s), self.relations(vectors_t), strict=True)
+        return sum((s - t).square().sum() for s, t in relations) / len(batch.labels)

@@ -1,0 +1,141 @@
+"""The contract between a distillation method and the rest: what a loss is given, what a registry entry holds."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class Output(NamedTuple):
+    """What a network made of a batch of B images.
+
+    features: from the stem's output to the pooled vector (B, C); float32 where the method reads them, None elsewhere.
+    logits: (B, classes), float32.
+    last_map: (B, C, H, W), whose mean over the pixels is the pooled vector; None if the method does not read it.
+    """
+
+    features: Sequence[Tensor | None]
+    logits: Tensor
+    last_map: Tensor | None = None
+
+
+class Batch(NamedTuple):
+    """labels (B,), and the images' indices in the training set (B,), both int64."""
+
+    labels: Tensor
+    indices: Tensor
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a loss may know of student and teacher when it is built.
+
+    shapes_s, shapes_t: one image's feature shapes, (C, H, W) or (C,), from the stem's output to the pooled vector.
+    map_s, map_t: (C, H, W) of the map before the pooling; None for a network without a submodule `pool`.
+    classifier_s, classifier_t: the linear layers from the pooled vector to the logits; the student's is being trained.
+    norms_t: the batch norm that each stage's pre-activation comes from, None where there is none.
+    labels: of the training set, int64 (N,). batch_size: the largest batch.
+    kd_T: temperature for methods that soften logits.
+    """
+
+    shapes_s: Sequence[tuple[int, ...]]
+    shapes_t: Sequence[tuple[int, ...]]
+    map_s: tuple[int, int, int] | None = None
+    map_t: tuple[int, int, int] | None = None
+    classifier_s: nn.Linear | None = None
+    classifier_t: nn.Linear | None = None
+    norms_t: Sequence[nn.Module | None] = ()
+    labels: Tensor | None = None
+    batch_size: int = 64
+    kd_T: float = 4.0
+
+
+@dataclass(frozen=True)
+class Method:
+    """An entry of the registry.
+
+    name, citation: as tables print them.
+    loss: builds L_other as loss(pair, **options), a module called with (student, teacher, batch), that is (Output,
+        Output, Batch), for a scalar; None where there is no such term. Its keyword-only parameters are the method's
+        options. ValueError for a pair that it is not defined for.
+    gamma, alpha, beta: the weights of CE, KD and L_other when the method runs alone.
+    source: where these and the options' defaults come from, "published: ..." or "assumed: ...".
+    by_pair: what is published for single pairs, {(teacher, student): {"beta" or an option: value}}; where it is not
+        empty, the defaults hold for all other pairs, by `elsewhere` (again "published: ..." or "assumed: ...").
+    features: the indices of the features that the loss reads, a slice or a tuple. preact: before the last ReLU.
+    last_map: whether it reads the map before the pooling.
+    trainable: whether the loss has parameters, which train with the student and are not deployed.
+    warmup: epochs over which beta rises linearly from 0.
+    first_epochs: epochs of a first stage, in which `loss.first_stage(student, teacher, batch)` alone is minimised;
+        first_student: whether it trains the student (else the loss's own modules only, and its student is None);
+        first_only: whether L_other ends with it.
+    student: replaces the student by student(network, pair), which is what is evaluated, saved and deployed.
+    pairs: the pairs (teacher, student) that the method is defined for; None for all.
+    """
+
+    name: str
+    citation: str
+    loss: Callable[..., nn.Module] | None = None
+    gamma: float = 1.0
+    alpha: float = 0.0
+    beta: float = 1.0
+    source: str = "assumed: the term is added as it is"
+    by_pair: Mapping[tuple[str, str], Mapping] = field(default_factory=dict)
+    elsewhere: str = ""
+    features: slice | tuple[int, ...] = ()
+    preact: bool = False
+    last_map: bool = False
+    trainable: bool = False
+    warmup: int = 0
+    first_epochs: int = 0
+    first_student: bool = False
+    first_only: bool = False
+    student: Callable[[nn.Module, Pair], nn.Module] | None = None
+    pairs: tuple[tuple[str, str], ...] | None = None
+
+    @property
+    def on_logits(self) -> bool:
+        """Whether the method compares logits alone, so that they may be standardised first."""
+        return self.features == () and not self.last_map
+
+    @property
+    def options(self) -> dict:
+        """The loss's options and their defaults."""
+        parameters = inspect.signature(self.loss).parameters.values() if self.loss else ()
+        return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+
+    def settings(self, teacher: str, student: str) -> tuple[float, dict, str]:
+        """(beta, options, source of the values) for a pair of architectures."""
+        special = dict(self.by_pair.get((teacher, student), {}))
+        source = self.elsewhere if self.by_pair and not special else self.source
+        return special.pop("beta", self.beta), {**self.options, **special}, source
+
+    def select(self, features: list[Tensor]) -> list[Tensor | None]:
+        """The features that the method reads, in float32; None in place of all others."""
+        count = len(features)
+        read = self.features
+        wanted = range(count)[read] if isinstance(read, slice) else [range(count)[index] for index in read]
+        return [feature.float() if i in wanted else None for i, feature in enumerate(features)]
+
+
+def classifier(network: nn.Module) -> tuple[str, nn.Linear]:
+    """(name, module) of a network's last linear layer, which makes the logits."""
+    return [(name, module) for name, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
+
+
+def forward(
+    network: nn.Module, images: Tensor, preact: bool = False, last_map: bool = False
+) -> tuple[list[Tensor], Tensor, Tensor | None]:
+    """(features, logits, the map before the pooling or None): what a network makes of images (B, 3, H, W).
+
+    The map is what the network's submodule `pool` is given.
+    """
+    options = {"preact": True} if preact else {}
+    if not last_map:
+        return *network(images, is_feat=True, **options), None
+    seen = []
+    with network.pool.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
+        features, logits = network(images, is_feat=True, **options)
+    return features, logits, seen[0]

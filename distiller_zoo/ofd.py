@@ -1,0 +1,52 @@
+"""OFD: Heo et al., "A Comprehensive Overhaul of Feature Distillation", ICCV 2019 (arXiv 1904.01866)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .blocks import BatchNorm, to_smaller
+from .method import Batch, Output, Pair
+
+
+def margins(norm: nn.BatchNorm2d) -> Tensor:
+    """E[x | x < 0] for each channel, x normal with the mean and deviation that a batch norm gives it: (C,)."""
+    mean, deviation = norm.bias.detach().double(), norm.weight.detach().double().abs().clamp(min=1e-12)
+    z = mean / deviation
+    log_density = -0.5 * z.square() - 0.5 * math.log(2 * math.pi)
+    found = mean - deviation * (log_density - torch.special.log_ndtr(-z)).exp()
+    return found.clamp(max=0).to(norm.weight.dtype)
+
+
+class OFD(nn.Module):
+    """Partial L2 distance between pre-activations, the teacher's cut at a negative margin (equations 1 to 3).
+
+    The teacher's value t becomes max(t, m), m being the mean of its channel's negative values, from the batch norm
+    before (section 3.2; in a residual network that of the block's last convolution, whose output the shortcut is then
+    added to). The student's s goes through a 1 x 1 convolution with batch norm. A position adds (s - t)^2, or 0 where
+    s <= t <= 0. Summed over the elements, divided by the batch size, times 2^(i - L + 1) for stage i of L, counted from
+    0: the published weight, 1/1000, belongs to this sum. Maps of different sizes are compared at the smaller one
+    (assumed). ValueError for a teacher whose pre-activations come from no batch norm.
+    """
+
+    def __init__(self, pair: Pair):
+        super().__init__()
+        shapes = zip(pair.shapes_s[1:-1], pair.shapes_t[1:-1], strict=True)
+        self.connectors = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(shape_s[0], shape_t[0], 1, bias=False), BatchNorm(shape_t[0]))
+            for shape_s, shape_t in shapes
+        )
+        if len(pair.norms_t) != len(self.connectors) or None in pair.norms_t:
+            raise ValueError("needs a teacher whose pre-activations come from a batch norm")
+        for i, norm in enumerate(pair.norms_t):
+            self.register_buffer(f"margin{i}", margins(norm)[:, None, None], persistent=False)
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        loss = 0.0
+        stages = zip(self.connectors, student.features[1:-1], teacher.features[1:-1], strict=True)
+        for i, (connect, s, t) in enumerate(stages):
+            s, t = to_smaller(connect(s), torch.maximum(t, self.get_buffer(f"margin{i}")))
+            counts = (s > t) | (t > 0)
+            loss = loss + (F.mse_loss(s, t, reduction="none") * counts).sum() * 2.0 ** (i - len(self.connectors) + 1)
+        return loss / len(batch.labels)

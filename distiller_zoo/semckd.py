@@ -1,0 +1,56 @@
+"""SemCKD: Chen et al., "Cross-Layer Distillation with Semantic Calibration", AAAI 2021 (arXiv 2012.03236)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .blocks import bottleneck, to_smaller
+from .method import Batch, Output, Pair
+
+
+def embedding(width_in: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width_in, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
+
+
+class SemCKD(nn.Module):
+    """Every stage of the student imitates all of the teacher's, weighted by attention (equations 3 to 8).
+
+    For image i, stage l of the student and m of the teacher: a_ilm = softmax over m of q_il . k_im, with queries and
+    keys from the rows of the stages' similarity matrices F F^T (B, B) through two linear layers with a ReLU between,
+    onto the unit sphere. The loss is the mean over images and student stages of sum_m a_ilm * mse_ilm; mse_ilm is the
+    mean squared error between the teacher's map and the student's, both at the smaller size, after a projection of
+    three convolutions (1 x 1, 3 x 3, 1 x 1) as wide inside as the student's map (assumed).
+
+    Rows of similarities are L2-normalised, which keeps them comparable between stages; those of a short batch are
+    filled with zeros, as if the missing images were similar to none. `reduction`: the embedding has batch size /
+    reduction dimensions.
+    """
+
+    def __init__(self, pair: Pair, *, reduction: int = 4):
+        super().__init__()
+        self.batch_size = pair.batch_size
+        shapes_s, shapes_t = pair.shapes_s[1:-1], pair.shapes_t[1:-1]
+        width = max(1, pair.batch_size // reduction)
+        self.queries = nn.ModuleList(embedding(pair.batch_size, width) for _ in shapes_s)
+        self.keys = nn.ModuleList(embedding(pair.batch_size, width) for _ in shapes_t)
+        self.projections = nn.ModuleList(
+            nn.ModuleList(bottleneck(s[0], s[0], t[0]) for t in shapes_t) for s in shapes_s
+        )
+
+    def embed(self, feature: Tensor, layers: nn.Module) -> Tensor:
+        rows = feature.flatten(1)
+        similarity = F.normalize(rows @ rows.T)
+        return F.normalize(layers(F.pad(similarity, (0, self.batch_size - len(rows)))))
+
+    def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
+        maps_s, maps_t = student.features[1:-1], teacher.features[1:-1]
+        keys = torch.stack([self.embed(t, layers) for t, layers in zip(maps_t, self.keys, strict=True)], dim=1)
+        loss = 0.0
+        for s, layers, projections in zip(maps_s, self.queries, self.projections, strict=True):
+            attention = (keys @ self.embed(s, layers)[:, :, None]).squeeze(2).softmax(dim=1)
+            errors = []
+            for t, project in zip(maps_t, projections, strict=True):
+                small_s, small_t = to_smaller(s, t)
+                errors.append((project(small_s) - small_t).square().flatten(1).mean(dim=1))
+            loss = loss + (attention * torch.stack(errors, dim=1)).sum(dim=1).mean()
+        return loss / len(maps_s)
