@@ -6,24 +6,31 @@
     ... -d 5 --topology wasserstein   # death times compared directly (needs neither)
     ... -r 1 -a 2 -d 0                # the control: KD with TopKD's weight and no topology
     ... -r 1 -a 0 -d 0                # cross entropy alone
+    ... --distill crd                 # another method, by its published settings;  -d 5 adds topology to it
+    ... --distill fitnet --set hint=3 # with an option of its own
+    python train_student.py --list    # the methods, their settings, options and pairs
 
 With a topology term and no --alpha, the pair's value is taken from helper/pairs.py. All methods with one --seed start
 from equal weights and see equal batches. Writes save_s_models/<run>/ (best.pth, last.pth, log.csv, args.json,
 TensorBoard), and when it ends results/runs/<run>.csv and results/logs/<run>.csv.
 """
 
+import argparse
+
 import torch
 
-from dataset import TrainLoader
+from dataset import TrainLoader, dataset_dict
 from distiller_zoo import distiller_dict
 from helper.checkpoint import load_network
 from helper.clouds import layer_width
 from helper.data import load_data, num_classes
-from helper.distillation import Distillation, probe_batches
+from helper.distillation import Distillation, FirstStage, probe_batches
 from helper.loop import fit, seed_everything
+from helper.methods import build_loss, listing, replaced_student
 from helper.options import (
     METHOD_HELP,
     MODEL_HELP,
+    Listing,
     Parser,
     add_batch_size,
     add_cloud_options,
@@ -34,14 +41,16 @@ from helper.options import (
     method,
     model,
     number,
+    positive,
     resolve_training,
     run,
     weight,
+    whole,
 )
 from helper.pairs import method_name, resolve_weights, run_name, without_effect
 from helper.runs import STUDENTS, Run, results_row
 from helper.topology import build_topology
-from models import create_model, feature_shapes, fold_batchnorm
+from models import create_model, fold_batchnorm
 
 
 def get_args_parser() -> Parser:
@@ -50,8 +59,36 @@ def get_args_parser() -> Parser:
     parser.add_argument("--model_s", type=model, required=True, help=MODEL_HELP)
     loss = parser.add_argument_group("loss")
     loss.add_argument("--distill", type=method, default="kd", help=f"{METHOD_HELP} (default: %(default)s)")
+    loss.add_argument("--list", action=Listing, text=listing, help="print the methods and exit")
     loss.add_argument(
-        "--kd_T", type=number(float, 1e-3, 1e3), default=4.0, help="temperature of KD (default: %(default)s)"
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="options of the method, which --list shows (default: the published ones)",
+    )
+    loss.add_argument(
+        "--logit_stand",
+        action="store_true",
+        help="standardise the logits that KD, DKD or DIST compare (Sun et al., CVPR 2024)",
+    )
+    loss.add_argument(
+        "--kd_T",
+        type=number(float, 1e-3, 1e3),
+        default=None,
+        help="temperature of KD, DKD and DIST (default: 4; 2 with --logit_stand)",
+    )
+    loss.add_argument(
+        "--warmup",
+        type=whole,
+        default=None,
+        help="epochs over which beta rises linearly, for methods that have such a warm-up (default: published)",
+    )
+    loss.add_argument(
+        "--first_epochs",
+        type=positive,
+        default=None,
+        help="epochs of the first stage, for methods that have one (default: published)",
     )
     loss.add_argument("-r", "--gamma", type=weight, default=None, help="weight of CE (default: the method's)")
     loss.add_argument(
@@ -100,24 +137,31 @@ def main(args) -> None:
     seed_everything(args.seed)  # the student comes first, so that every method starts from the same weights
     student = create_model(args.model_s, classes).to(args.device, memory_format=torch.channels_last)
     teacher = load_network(args.path_t, args.model_t, "--model_t", args.device, args.dataset)
-    resolve_weights(args, teacher.arch, args.model_s)
+    options = resolve_weights(args, teacher.arch, args.model_s)
     student_run = Run(STUDENTS / (args.name or run_name(args, teacher.arch, args.model_s)), args)
+    distill = distiller_dict[args.distill]
 
+    about = {"arch": args.model_s, "num_classes": classes, "dataset": args.dataset}
+    if args.beta and distill.student:
+        student = replaced_student(args.distill, student, teacher.model, dataset_dict[args.dataset].image_size)
+        about["replaced"] = {"distill": args.distill, "arch_t": teacher.arch}
     width_t = layer_width(teacher.model, args.tda_layer_t, classes, "--tda_layer_t")
     width_s = layer_width(student, args.tda_layer_s, classes, "--tda_layer_s")
     topology, specs, ripsnet_r2 = build_topology(args, teacher, width_t)
-    build_other = distiller_dict[args.distill].loss
-    other = build_other(feature_shapes(student), feature_shapes(teacher.model)) if args.beta and build_other else None
     train_set, test_set = load_data(args)
+    other = build_loss(args, options, student, teacher.model, train_set.labels)
 
-    weights = {"ce": args.gamma, "kd": args.alpha, "other": args.beta if other else 0.0, "top": args.delta}
+    beta = 0.0 if distill.first_only else args.beta
     objective = Distillation(
         student,
         fold_batchnorm(teacher.model),
-        weights,
+        {"ce": args.gamma, "kd": args.alpha, "other": beta, "top": args.delta},
         args.amp,
         args.kd_T,
+        distill,
         other,
+        args.warmup,
+        args.logit_stand,
         topology,
         args.tda_layer_s,
         args.tda_layer_t,
@@ -133,8 +177,11 @@ def main(args) -> None:
         flush=True,
     )
 
-    loader = TrainLoader(train_set, args.batch_size, args.seed)
-    about = {"arch": args.model_s, "num_classes": classes, "dataset": args.dataset}
+    loader, first = TrainLoader(train_set, args.batch_size, args.seed), []
+    if args.first_epochs:
+        first_args = argparse.Namespace(**{**vars(args), "epochs": args.first_epochs, "lr_decay_epochs": []})
+        first_run = Run(student_run.folder / "first_stage", first_args)
+        first = fit(FirstStage(objective, args.beta), loader, test_set, first_run, first_args, about)
     history = fit(objective, loader, test_set, student_run, args, about)
     student_run.finish(
         history,
@@ -146,6 +193,7 @@ def main(args) -> None:
             teacher_acc=teacher.accuracy,
             teacher_sha256=teacher.sha256,
             ripsnet_r2=ripsnet_r2,
+            first_stage=first,
             without_effect=without_effect(args),
         ),
     )

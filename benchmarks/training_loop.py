@@ -73,7 +73,7 @@ def bare(images: ImageSet, amp: str) -> Iterator[int]:
             with torch.no_grad():
                 logits_t = teacher(batch)
             logits_s = student(batch)
-        loss = F.cross_entropy(logits_s.float(), labels) + 2.0 * kd(logits_s, logits_t)
+        loss = F.cross_entropy(logits_s.float(), labels) + 2.0 * kd(logits_s.float(), logits_t.float())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -116,7 +116,7 @@ def plain(images: ImageSet) -> Iterator[int]:
             logits_s = student(batch)
             with torch.no_grad():
                 logits_t = teacher(batch)
-            loss = F.cross_entropy(logits_s, labels) + 2.0 * kd(logits_s, logits_t)
+            loss = F.cross_entropy(logits_s, labels) + 2.0 * kd(logits_s.float(), logits_t.float())
             loss_sum += loss.item() * len(labels)
             correct += (logits_s.argmax(1) == labels).float().sum().item()
             seen += len(labels)

@@ -117,8 +117,12 @@ class TrainLoader:
         """
         if not 0 <= start <= len(self):
             raise ValueError(f"batch {start} of an epoch of {len(self)} batches")
-        plan, size, count = self.plan(epoch), self.batch_size, len(self.image_set)
-        return (plan.images(i * size, min((i + 1) * size, count)) for i in range(start, len(self)))
+        plan = self.plan(epoch)
+        return (plan.images(*self.span(i)) for i in range(start, len(self)))
+
+    def span(self, batch: int) -> tuple[int, int]:
+        """The positions of an epoch that make a batch: the first, and the one after the last."""
+        return batch * self.batch_size, min((batch + 1) * self.batch_size, len(self.image_set))
 
     def crop(self, index: torch.Tensor, top: torch.Tensor, left: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
         """Crops of the padded images, mirrored where flip is set.

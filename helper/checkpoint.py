@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from dataset import dataset_dict
 from models import create_model, resolve_name
 
+from .methods import load_replaced
 from .options import RunStopped, UserError
 
 # The authors' files hold one NumPy scalar, pickled under the module path it had in NumPy 1.
@@ -180,10 +181,13 @@ def load_network(path, arch: str | None, option: str, device="cpu", dataset: str
     arch = arch or found
     if None not in (dataset, content.get("dataset")) and content["dataset"] != dataset:
         raise UserError(f"{path}: trained on {content['dataset']}, found --dataset {dataset}; give the same")
+    replaced = content.get("replaced") if isinstance(content, dict) else None
     with torch.device("meta"):  # names and shapes only
-        head = list(create_model(arch).state_dict())[-1]
+        head = "classifier.bias" if replaced else list(create_model(arch).state_dict())[-1]
     classes = state_dict[head].shape[0] if head in state_dict else 0
     model = create_model(arch, max(1, classes))
+    if replaced:
+        model = load_replaced(replaced, model, max(1, classes), dataset_dict[content["dataset"]].image_size)
     expected = model.state_dict()
     wrong = [key for key in expected if key not in state_dict or state_dict[key].shape != expected[key].shape]
     wrong += [key for key in state_dict if key not in expected]

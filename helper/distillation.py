@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataset import ImageSet, test_batches
-from distiller_zoo import KD
+from distiller_zoo import KD, Batch, Method, Output, forward, standardize
 from ripsnet import ExactTopology, ImageSpec, RipsNetTopology, r2_score
 
 from .clouds import as_cloud, read_layer
@@ -26,7 +26,9 @@ class Distillation(Objective):
     """weights: gamma, alpha, beta and delta under the terms' names ce, kd, other and top; a zero weight drops the term.
 
     teacher: frozen, in eval mode, callable as teacher(images, is_feat=True); not run when only ce has a weight.
-    other: the method's own loss, called with (features_s, logits_s, features_t, logits_t).
+    method, other: an entry of the registry, and the loss that it built, called with (Output, Output, Batch).
+    warmup: epochs over which the weight of `other` rises linearly to its full value.
+    logit_stand: whether KD, and a method that compares logits alone, are given standardised ones.
     topology: called with the clouds (n, d) of student and teacher, read at layer_s and layer_t. widths: of these
     clouds; where they differ, a trainable 1 x 1 convolution with bias maps the student's to the teacher's width. It is
     no part of the deployed student.
@@ -41,7 +43,10 @@ class Distillation(Objective):
         weights: dict[str, float],
         amp: str = "off",
         kd_T: float = 4.0,
+        method: Method | None = None,
         other: nn.Module | None = None,
+        warmup: int = 0,
+        logit_stand: bool = False,
         topology: nn.Module | None = None,
         layer_s: int = -1,
         layer_t: int = -1,
@@ -50,7 +55,8 @@ class Distillation(Objective):
         specs: list[ImageSpec] = (),
     ):
         super().__init__(student, weights, amp)
-        self.kd, self.other = KD(kd_T), other
+        self.kd, self.method, self.other = KD(kd_T), method, other
+        self.full_weights, self.warmup, self.logit_stand = dict(self.weights), warmup, logit_stand
         self.layer_s, self.layer_t, self.probe = layer_s, layer_t, probe
         self.frozen = (teacher, topology)
         self.exact = ExactTopology(specs) if specs and isinstance(topology, RipsNetTopology) else None
@@ -58,32 +64,46 @@ class Distillation(Objective):
         if topology is not None and widths[0] != widths[1]:
             self.projection = nn.Conv2d(*widths, kernel_size=1)
 
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        logits, terms, _ = self.compute(images, labels)
+    def begin(self, epoch: int) -> None:
+        if "other" in self.weights and self.warmup:
+            self.weights["other"] = self.full_weights["other"] * min(epoch / self.warmup, 1.0)
+
+    def forward(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        logits, terms, _ = self.compute(images, labels, indices)
         return logits, terms
+
+    def read(self, network: nn.Module, images: Tensor) -> tuple[list[Tensor], Tensor, Tensor | None]:
+        """(features, logits, last map or None), as the method reads them."""
+        method = self.method if self.other is not None else None
+        with autocast(images.device, self.amp):
+            return forward(network, images, bool(method and method.preact), bool(method and method.last_map))
+
+    def output(self, features: list[Tensor], logits: Tensor, last_map: Tensor | None) -> Output:
+        """What the method's loss is given of a network, in float32."""
+        logits = standardize(logits.float()) if self.logit_stand and self.method.on_logits else logits.float()
+        return Output(self.method.select(features), logits, None if last_map is None else last_map.float())
 
     def student_cloud(self, feature: Tensor) -> Tensor:
         cloud = as_cloud(feature)
         return cloud if self.projection is None else self.projection(cloud[:, :, None, None]).flatten(1)
 
-    def compute(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    def compute(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """(logits, terms, the student's feature that the topology term reads)."""
         teacher, topology = self.frozen
-        with autocast(images.device, self.amp):
-            if self.weights.keys() - {"ce"}:
-                with torch.no_grad():  # first, so that the student's activations are still in the caches for backward
-                    features_t, logits_t = teacher(images, is_feat=True)
-            features_s, logits_s = self.student(images, is_feat=True)
+        if self.weights.keys() - {"ce"}:
+            with torch.no_grad():  # first, so that the student's activations are still in the caches for backward
+                features_t, logits_t, map_t = self.read(teacher, images)
+        features_s, logits_s, map_s = self.read(self.student, images)
         feature = read_layer(features_s, logits_s, self.layer_s)
         terms = {}
         if "ce" in self.weights:
             terms["ce"] = F.cross_entropy(logits_s.float(), labels)
         if "kd" in self.weights:
-            terms["kd"] = self.kd(logits_s, logits_t)
+            both = logits_s.float(), logits_t.float()
+            terms["kd"] = self.kd(*(map(standardize, both) if self.logit_stand else both))
         if "other" in self.weights:
-            terms["other"] = self.other(
-                [f.float() for f in features_s], logits_s.float(), [f.float() for f in features_t], logits_t.float()
-            )
+            student, teacher = self.output(features_s, logits_s, map_s), self.output(features_t, logits_t, map_t)
+            terms["other"] = self.other(student, teacher, Batch(labels, indices))
         if "top" in self.weights:
             terms["top"] = topology(
                 self.student_cloud(feature), as_cloud(read_layer(features_t, logits_t, self.layer_t))
@@ -102,7 +122,7 @@ class Distillation(Objective):
         buffers = {name: buffer.clone() for name, buffer in self.named_buffers()}
         with torch.random.fork_rng([images.device] if images.device.type == "cuda" else []):
             self.train()
-            _, terms, feature = self.compute(images, labels)
+            _, terms, feature = self.compute(images, labels, torch.arange(len(labels), device=labels.device))
             columns = {}
             for name, value in terms.items():
                 (gradient,) = torch.autograd.grad(
@@ -125,3 +145,22 @@ class Distillation(Objective):
             clouds.append(self.student_cloud(read_layer(features, logits, self.layer_s)))
         clouds = torch.stack(clouds)
         return r2_score(self.frozen[1].images(clouds), self.exact.images(clouds))
+
+
+class FirstStage(Objective):
+    """The first stage of a method (AB, FSP, FT): weight * other.first_stage alone, of the same modules as `whole`.
+
+    A student that the stage does not train is not run either, so that its batch norms see nothing.
+    """
+
+    def __init__(self, whole: Distillation, weight: float):
+        super().__init__(whole.student, {"first": weight}, whole.amp)
+        self.other, self.whole = whole.other, (whole,)
+
+    def forward(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        (whole,) = self.whole
+        with torch.no_grad():
+            teacher = whole.output(*whole.read(whole.frozen[0], images))
+        student = whole.output(*whole.read(self.student, images)) if whole.method.first_student else None
+        value = self.other.first_stage(student, teacher, Batch(labels, indices))
+        return (student or teacher).logits, {"first": value}

@@ -53,8 +53,13 @@ class Objective(nn.Module):
         self.student, self.amp = student, amp
         self.weights = {name: weight for name, weight in weights.items() if weight}
 
-    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """images (B, 3, H, W), labels (B,) -> logits (B, classes), and the unweighted terms, float32 scalars."""
+    def begin(self, epoch: int) -> None:
+        """Called before the first step of an epoch, and again when one is resumed."""
+
+    def forward(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """images (B, 3, H, W), labels (B,), and the images' indices in the training set (B,) -> logits (B, classes),
+        and the unweighted terms, float32 scalars.
+        """
         with autocast(images.device, self.amp):
             logits = self.student(images)
         return logits, {"ce": F.cross_entropy(logits.float(), labels)}
@@ -159,8 +164,12 @@ def train_steps(
 ) -> Iterator[int]:
     """Train on an epoch's batches from number `start` on; yields the number of batches done, after each."""
     objective.train()
-    for step, (images, labels) in enumerate(loader.epoch(epoch, start), start):
-        logits, terms = objective(images, labels)
+    objective.begin(epoch)
+    plan = loader.plan(epoch)
+    for step in range(start, len(loader)):
+        span = loader.span(step)
+        images, labels = plan.images(*span)
+        logits, terms = objective(images, labels, plan.order[slice(*span)])
         loss = objective.total(terms)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

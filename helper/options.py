@@ -45,6 +45,18 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
+class Listing(argparse.Action):
+    """An option that prints the text that a function makes, and exits."""
+
+    def __init__(self, option_strings, dest, text, **kwargs):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, **kwargs)
+        self.text = text
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        print(self.text())
+        parser.exit()
+
+
 def run(main, parser: Parser) -> None:
     """Parse the command line, call `main(args)`, and turn a UserError into its one line and exit code."""
     args = parser.parse_args()

@@ -196,10 +196,12 @@ def results_row(
     teacher_acc: float | None = None,
     teacher_sha256: str = "",
     ripsnet_r2: float | None = None,
+    first_stage: list[dict] = (),
     without_effect: tuple[str, ...] = (),
 ) -> dict:
     """What a table needs of a finished run; accuracies are test accuracies in percent.
 
+    first_stage: the log of a method's first stage, whose seconds count.
     without_effect: options to leave empty in the row, because they did nothing in this run.
     """
     accuracies = [row["test_acc"] for row in history]
@@ -214,7 +216,7 @@ def results_row(
         "mean_last10": sum(accuracies[-10:]) / len(accuracies[-10:]),
         "ripsnet_r2": ripsnet_r2,
         "student_r2": history[-1].get("student_r2"),
-        "seconds": round(sum(row["seconds"] for row in history), 1),
+        "seconds": round(sum(row["seconds"] for row in (*first_stage, *history)), 1),
         "teacher_sha256": teacher_sha256,
         **dict.fromkeys(without_effect),
     }

@@ -7,8 +7,9 @@ Every model is called in one of two ways, x being a (B, 3, H, W) batch of images
 
 `features` is a list from the stem's output to the pooled vector that the classifier reads; the last is always (B, C).
 With `preact=True` the list holds, for each stage, the values before its last ReLU; stem and pooled vector stay as they
-are. The names in the state dicts are those of the RepDistiller code base (Tian et al., "Contrastive Representation
-Distillation", ICLR 2020), so that teachers published for it load unchanged.
+are. A submodule `pool` averages the last map into the pooled vector, so that a hook on it sees that map. The names in
+the state dicts are those of the RepDistiller code base (Tian et al., "Contrastive Representation Distillation", ICLR
+2020), so that teachers published for it load unchanged.
 """
 
 import difflib
@@ -17,7 +18,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from .fold import fold_batchnorm
+from .fold import fold_batchnorm, preactivation_norms
 from .mobilenetv2 import MobileNetV2
 from .resnet import ResNet
 from .resnet50 import ResNet50
@@ -26,7 +27,15 @@ from .shufflenetv2 import ShuffleNetV2
 from .vgg import VGG
 from .wrn import WideResNet
 
-__all__ = ["create_model", "feature_shapes", "fold_batchnorm", "model_dict", "resolve_name"]
+__all__ = [
+    "create_model",
+    "feature_shapes",
+    "fold_batchnorm",
+    "map_shape",
+    "model_dict",
+    "preactivation_norms",
+    "resolve_name",
+]
 
 model_dict = {
     **{f"resnet{depth}": partial(ResNet, depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
@@ -76,3 +85,13 @@ def feature_shapes(model: nn.Module, image_size: int = 32, preact: bool = False)
         for module, mode in training.items():
             module.training = mode
     return [tuple(feature.shape[1:]) for feature in features]
+
+
+def map_shape(model: nn.Module, image_size: int = 32) -> tuple[int, ...] | None:
+    """(C, H, W) of the map that the submodule `pool` averages, as in `feature_shapes`; None if there is no `pool`."""
+    if not hasattr(model, "pool"):
+        return None
+    shapes = []
+    with model.pool.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[1:]))):
+        feature_shapes(model, image_size)
+    return shapes[0]

@@ -1,9 +1,17 @@
-"""Batch norm folded into convolutions, for a frozen teacher."""
+"""A network's batch norms, found in its graph: folded into convolutions, or named by the stage that they end."""
 
 import copy
+import operator
 
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+
+class Tracer(fx.Tracer):
+    """Records the calls of layers, to which kinds of batch norm defined elsewhere belong."""
+
+    def is_leaf_module(self, module, name):
+        return isinstance(module, nn.BatchNorm2d) or super().is_leaf_module(module, name)
 
 
 def fold_batchnorm(model: nn.Module) -> nn.Module:
@@ -32,7 +40,7 @@ def _foldable_pairs(model):
 
 
 def _sole_readers(model, preact):
-    graph = fx.Tracer().trace(model, concrete_args={"is_feat": True, "preact": preact})
+    graph = Tracer().trace(model, concrete_args={"is_feat": True, "preact": preact})
     modules = dict(model.named_modules())
     pairs = set()
     for node in graph.nodes:
@@ -41,3 +49,19 @@ def _sole_readers(model, preact):
             if source.op == "call_module" and isinstance(modules[source.target], nn.Conv2d) and len(source.users) == 1:
                 pairs.add((source.target, node.target))
     return pairs
+
+
+def preactivation_norms(model: nn.Module) -> list[nn.BatchNorm2d | None]:
+    """The batch norm that the pre-activation of each stage, between stem and pooled vector, comes out of.
+
+    Where a shortcut is added, that of the branch; None where there is no batch norm just before.
+    """
+    graph = Tracer().trace(model, concrete_args={"is_feat": True, "preact": True})
+    features, _ = next(node for node in graph.nodes if node.op == "output").args[0]
+    modules, norms = dict(model.named_modules()), []
+    for node in features[1:-1]:
+        if node.target is operator.add:
+            node = node.args[0]
+        module = modules.get(node.target)
+        norms.append(module if isinstance(module, nn.BatchNorm2d) else None)
+    return norms

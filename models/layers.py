@@ -33,6 +33,13 @@ def channel_shuffle(x: torch.Tensor, groups: int) -> torch.Tensor:
     return x.movedim(1, -1).unflatten(-1, (groups, -1)).transpose(-1, -2).flatten(-2).movedim(-1, 1)
 
 
+class GlobalAveragePool(nn.Module):
+    """Mean over the pixels, (B, C, H, W) -> (B, C). Every network calls it `pool`, so that a hook can see its input."""
+
+    def forward(self, x):
+        return x.mean((2, 3))
+
+
 def init_convolutions(model: nn.Module) -> None:
     """Draw the weights of every convolution from N(0, 2 / (k^2 * output channels)) and set its bias to zero.
 

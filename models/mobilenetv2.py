@@ -7,7 +7,7 @@ the second stage, and a last convolution that keeps its 1280 channels at half wi
 
 from torch import nn
 
-from .layers import init_classifier, init_convolutions
+from .layers import GlobalAveragePool, init_classifier, init_convolutions
 
 WIDTH = 0.5
 # expansion factor, output channels at full width, blocks, stride of the first block
@@ -75,6 +75,7 @@ class MobileNetV2(nn.Module):
         self.conv2 = nn.Sequential(
             nn.Conv2d(channels, 1280, 1, bias=False), nn.BatchNorm2d(1280), nn.ReLU(inplace=True)
         )
+        self.pool = GlobalAveragePool()
         self.classifier = nn.Sequential(nn.Linear(1280, num_classes))
         init_convolutions(self)
         init_classifier(self.classifier[0])
@@ -86,7 +87,7 @@ class MobileNetV2(nn.Module):
             x = stage(x)
             if i in FEATURE_STAGES:
                 features.append(x)
-        pooled = self.conv2(x).mean((2, 3))
+        pooled = self.pool(self.conv2(x))
         features.append(pooled)
         logits = self.classifier(pooled)
         return (features, logits) if is_feat else logits

@@ -7,7 +7,7 @@ shortcut is a 1 x 1 convolution with batch norm, as the published weights have i
 from torch import nn
 from torch.nn import functional as F
 
-from .layers import ReluStage, init_convolutions
+from .layers import GlobalAveragePool, ReluStage, init_convolutions
 
 
 class BasicBlock(nn.Module):
@@ -52,6 +52,7 @@ class ResNet(nn.Module):
         self.layer1 = self._stage(widths[0], widths[1], blocks, stride=1)
         self.layer2 = self._stage(widths[1], widths[2], blocks, stride=2)
         self.layer3 = self._stage(widths[2], widths[3], blocks, stride=2)
+        self.pool = GlobalAveragePool()
         self.fc = nn.Linear(widths[3], num_classes)
         init_convolutions(self)
 
@@ -66,7 +67,7 @@ class ResNet(nn.Module):
         for stage in (self.layer1, self.layer2, self.layer3):
             x, pre_activation = stage(x)
             features.append(pre_activation if preact else x)
-        pooled = x.mean((2, 3))
+        pooled = self.pool(x)
         features.append(pooled)
         logits = self.fc(pooled)
         return (features, logits) if is_feat else logits

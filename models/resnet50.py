@@ -7,7 +7,7 @@ no max-pool. The stride of a bottleneck lies on its 3 x 3 convolution.
 from torch import nn
 from torch.nn import functional as F
 
-from .layers import ReluStage, init_convolutions
+from .layers import GlobalAveragePool, ReluStage, init_convolutions
 
 
 class Bottleneck(nn.Module):
@@ -51,6 +51,7 @@ class ResNet50(nn.Module):
         self.layer2 = self._stage(256, 128, blocks=4, stride=2)
         self.layer3 = self._stage(512, 256, blocks=6, stride=2)
         self.layer4 = self._stage(1024, 512, blocks=3, stride=2)
+        self.pool = GlobalAveragePool()
         self.linear = nn.Linear(2048, num_classes)
         init_convolutions(self)
 
@@ -66,7 +67,7 @@ class ResNet50(nn.Module):
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x, pre_activation = stage(x)
             features.append(pre_activation if preact else x)
-        pooled = x.mean((2, 3))
+        pooled = self.pool(x)
         features.append(pooled)
         logits = self.linear(pooled)
         return (features, logits) if is_feat else logits

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .layers import ReluStage, channel_shuffle
+from .layers import GlobalAveragePool, ReluStage, channel_shuffle
 
 GROUPS = 3
 STEM_CHANNELS = 24
@@ -60,6 +60,7 @@ class ShuffleNetV1(nn.Module):
         self.layer1 = self._stage(STEM_CHANNELS, 240, units=4)
         self.layer2 = self._stage(240, 480, units=8)
         self.layer3 = self._stage(480, 960, units=4)
+        self.pool = GlobalAveragePool()
         self.linear = nn.Linear(960, num_classes)
 
     @staticmethod
@@ -73,7 +74,7 @@ class ShuffleNetV1(nn.Module):
         for stage in (self.layer1, self.layer2, self.layer3):
             x, pre_activation = stage(x)
             features.append(pre_activation if preact else x)
-        pooled = x.mean((2, 3))
+        pooled = self.pool(x)
         features.append(pooled)
         logits = self.linear(pooled)
         return (features, logits) if is_feat else logits

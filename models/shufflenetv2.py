@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .layers import channel_shuffle
+from .layers import GlobalAveragePool, channel_shuffle
 
 
 class BasicUnit(nn.Module):
@@ -90,6 +90,7 @@ class ShuffleNetV2(nn.Module):
         self.layer3 = self._stage(232, 464, basic_units=3)
         self.conv2 = nn.Conv2d(464, 1024, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(1024)
+        self.pool = GlobalAveragePool()
         self.linear = nn.Linear(1024, num_classes)
 
     @staticmethod
@@ -102,7 +103,7 @@ class ShuffleNetV2(nn.Module):
         for stage in (self.layer1, self.layer2, self.layer3):
             x, pre_activation = stage(x)
             features.append(pre_activation if preact else x)
-        pooled = F.relu(self.bn2(self.conv2(x))).mean((2, 3))
+        pooled = self.pool(F.relu(self.bn2(self.conv2(x))))
         features.append(pooled)
         logits = self.linear(pooled)
         return (features, logits) if is_feat else logits

@@ -8,7 +8,7 @@ VGG8 has one convolution a stage.
 from torch import fx, nn
 from torch.nn import functional as F
 
-from .layers import init_classifier, init_convolutions
+from .layers import GlobalAveragePool, init_classifier, init_convolutions
 
 WIDTHS = (64, 128, 256, 512, 512)
 CONVOLUTIONS = {
@@ -44,6 +44,7 @@ class VGG(nn.Module):
         in_channels = (3, *WIDTHS[:-1])
         for i, (convolutions, width) in enumerate(zip(CONVOLUTIONS[depth], WIDTHS, strict=True)):
             self.add_module(f"block{i}", self._stage(in_channels[i], width, convolutions))
+        self.pool = GlobalAveragePool()
         self.classifier = nn.Linear(WIDTHS[-1], num_classes)
         init_convolutions(self)
         init_classifier(self.classifier)
@@ -68,7 +69,7 @@ class VGG(nn.Module):
             pre_activation = stage(x)
             x = F.relu(pre_activation)
             features.append(pre_activation if preact else x)
-        pooled = x.mean((2, 3))
+        pooled = self.pool(x)
         features.append(pooled)
         logits = self.classifier(pooled)
         return (features, logits) if is_feat else logits

@@ -7,7 +7,7 @@ of He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016; no dropo
 from torch import nn
 from torch.nn import functional as F
 
-from .layers import init_convolutions
+from .layers import GlobalAveragePool, init_convolutions
 
 
 class PreActivationBlock(nn.Module):
@@ -81,6 +81,7 @@ class WideResNet(nn.Module):
         self.block2 = WideStage(widths[0], widths[1], blocks, stride=2)
         self.block3 = WideStage(widths[1], widths[2], blocks, stride=2)
         self.bn1 = nn.BatchNorm2d(widths[2])
+        self.pool = GlobalAveragePool()
         self.fc = nn.Linear(widths[2], num_classes)
         init_convolutions(self)
 
@@ -90,7 +91,7 @@ class WideResNet(nn.Module):
         pre1, out2 = self.block2(out1)
         pre2, out3 = self.block3(out2)
         pre3 = self.bn1(out3)
-        pooled = F.relu(pre3).mean((2, 3))
+        pooled = self.pool(F.relu(pre3))
         stages = [pre1, pre2, pre3] if preact else [out1, out2, out3]
         logits = self.fc(pooled)
         return ([stem, *stages, pooled], logits) if is_feat else logits

@@ -15,7 +15,7 @@ import evaluate
 import train_ripsnet
 import train_student
 from dataset import TrainLoader, load_dataset
-from distiller_zoo import KD
+from distiller_zoo import KD, Method
 from helper import checkpoint
 from helper.distillation import Distillation
 from helper.runs import TIME_COLUMNS
@@ -24,6 +24,7 @@ from ripsnet import ImageSpec, RipsNet, RipsNetTopology
 
 FITTED = CLOUDS / "ripsnet_dim0_mean/best.pth"
 USUAL = ["--path_t", TEACHER, "--dataset", "noise", "--device", "cpu", "--batch_size", POINTS]
+INDICES = torch.arange(6)
 METHODS = {
     "CE": ("-r", 1, "-a", 0),
     "KD": (),
@@ -81,8 +82,9 @@ class Recorded(nn.Module):
 class Noisy(nn.Module):
     """A method's loss that draws random numbers."""
 
-    def forward(self, features_s, logits_s, features_t, logits_t):
-        return (features_s[-1] + torch.rand_like(features_s[-1]) - features_t[-1]).square().mean()
+    def forward(self, student, teacher, batch):
+        feature = student.features[-1]
+        return (feature + torch.rand_like(feature) - teacher.features[-1]).square().mean()
 
 
 def objective(weights, teacher_width=4, **options):
@@ -153,7 +155,7 @@ def test_the_total_is_that_of_the_published_log():
 
 def test_every_term_is_what_numpy_makes_of_features_and_logits():
     found, images, labels, is_ = objective({"ce": 1.0, "kd": 2.0, "top": 5.0})
-    _, terms = found(images, labels)
+    _, terms = found(images, labels, INDICES)
     p_s, p_t = softmax(is_["logits_s"], 4), softmax(is_["logits_t"], 4)
     ce = -np.log(softmax(is_["logits_s"])[np.arange(6), labels]).mean()
     assert terms["ce"].item() == pytest.approx(ce, rel=1e-5)
@@ -165,7 +167,7 @@ def test_every_term_is_what_numpy_makes_of_features_and_logits():
 @pytest.mark.parametrize("layer_s, layer_t", [(-1, -2), (-2, -1), (0, 0)])
 def test_the_clouds_are_those_of_the_layers_asked_for(layer_s, layer_t):
     found, images, labels, is_ = objective({"top": 1.0}, layer_s=layer_s, layer_t=layer_t)
-    found(images, labels)
+    found(images, labels, INDICES)
     read = {0: "logits", -1: "feature", -2: "feature"}  # -2 is the stem, whose mean over pixels -1 is
     for cloud, layer, which in zip(found.frozen[1].clouds, (layer_s, layer_t), "st", strict=True):
         np.testing.assert_allclose(cloud.detach(), is_[f"{read[layer]}_{which}"], rtol=1e-5, atol=1e-6)
@@ -181,7 +183,7 @@ def test_dimensions_01_make_a_mean_over_800_pixels():
         pixels.append((pair[0] - pair[1]).detach().double().numpy())
     pixels = np.concatenate(pixels)
     assert len(pixels) == 800
-    assert found(images, labels)[1]["top"].item() == pytest.approx((pixels**2).mean(), rel=1e-3)
+    assert found(images, labels, INDICES)[1]["top"].item() == pytest.approx((pixels**2).mean(), rel=1e-3)
 
 
 def test_bf16_is_for_the_networks_and_every_term_is_float32():
@@ -190,7 +192,7 @@ def test_bf16_is_for_the_networks_and_every_term_is_float32():
     for network in (found.student, found.frozen[0]):
         network.fc.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
         network.stem.register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
-    logits, terms = found(images, labels)
+    logits, terms = found(images, labels, INDICES)
     assert dtypes == [torch.bfloat16] * 4 and logits.dtype == torch.bfloat16
     assert all(term.dtype == torch.float32 for term in terms.values())
     assert all(cloud.dtype == torch.float32 for cloud in found.frozen[1].clouds)
@@ -203,7 +205,7 @@ def test_the_teacher_runs_only_when_something_compares_with_it(weights, runs):
     found, images, labels, _ = objective(weights)
     calls = []
     found.frozen[0].register_forward_hook(lambda *_: calls.append(1))
-    found(images, labels)
+    found(images, labels, INDICES)
     assert bool(calls) == runs
 
 
@@ -258,7 +260,18 @@ def test_a_diagnosis_leaves_no_trace(prepared, mode):
     spec = ImageSpec.load(CLOUDS / "spec_dim0.json")
     weights = {"ce": 1.0, "kd": 1.0, "other": 1.0, "top": 1.0}
     topology = RipsNetTopology([RipsNet(64)])
-    found = Distillation(student, teacher, weights, "off", 4.0, Noisy(), topology, -3, -1, (32, 64), probe, [spec])
+    found = Distillation(
+        student,
+        teacher,
+        weights,
+        method=Method("Noisy", "", features=(-1,)),
+        other=Noisy(),
+        topology=topology,
+        layer_s=-3,
+        widths=(32, 64),
+        probe=probe,
+        specs=[spec],
+    )
     found.train(mode)
     modes = {name: module.training for name, module in found.named_modules()}
     before = {name: tensor.clone() for name, tensor in found.state_dict().items()}
@@ -333,7 +346,7 @@ def test_all_methods_start_from_equal_weights_and_see_equal_batches(prepared, mo
     for method, options in METHODS.items():
         train(*options, *projection, name=method)
     state, batches = seen["CE"]
-    assert [len(labels) for _, labels in batches] == [12] * 5 + [10]  # the short batch too
+    assert [len(labels) for _, labels, _ in batches] == [12] * 5 + [10]  # the short batch too
     for method, (other_state, other_batches) in seen.items():
         assert equal(state, other_state), method
         for batch, other in zip(batches, other_batches, strict=True):

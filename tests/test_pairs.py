@@ -16,7 +16,7 @@ PAIR = "resnet56", "resnet20"
 @pytest.fixture
 def mine(monkeypatch):
     """A method with a loss of its own."""
-    monkeypatch.setitem(distiller_dict, "mine", Method("Mine", "", 1.0, 0.0, 2.0, "published: here", nn.Identity))
+    monkeypatch.setitem(distiller_dict, "mine", Method("Mine", "", nn.Identity, beta=2.0, source="published: here"))
 
 
 def resolve(*options, pair=PAIR):
@@ -66,7 +66,7 @@ def test_other_pairs_are_marked_as_assumed(pair, like):
 @pytest.mark.parametrize(
     "options, expected, name, source",
     [
-        ((), (0.1, 0.9, 0, 0), "KD", "published: RepDistiller's scripts"),
+        ((), (0.1, 0.9, 0, 0), "KD", "published: RepDistiller's scripts, mdistiller"),
         (("-d", 5), (1, 2, 0, 5), "TopKD", "published: the authors' released log"),
         (("--topology", "exact"), (1, 2, 0, 5), "TopKD-exact", "published: the authors' released log"),
         (("-r", 1, "-a", 2), (1, 2, 0, 0), "KD-control", "published: the authors' released log"),

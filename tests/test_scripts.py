@@ -25,7 +25,7 @@ import train_ripsnet
 import train_student
 import train_teacher
 from dataset import DatasetInfo, dataset_dict
-from distiller_zoo import Method, distiller_dict
+from distiller_zoo import Method, Output, Pair, distiller_dict
 from helper import checkpoint
 from helper.options import run
 from models import create_model, model_dict
@@ -185,12 +185,12 @@ def test_evaluate_prints_the_share_of_correct_predictions(capsys):
 
 
 class MyLoss(nn.Module):
-    def __init__(self, shapes_s, shapes_t):
+    def __init__(self, pair):
         super().__init__()
-        self.map = nn.Linear(shapes_s[-1][0], shapes_t[-1][0])
+        self.map = nn.Linear(pair.shapes_s[-1][0], pair.shapes_t[-1][0])
 
-    def forward(self, features_s, logits_s, features_t, logits_t):
-        return (self.map(features_s[-1]) - features_t[-1]).square().mean()
+    def forward(self, student, teacher, batch):
+        return (self.map(student.features[-1]) - teacher.features[-1]).square().mean()
 
 
 class MyNet(nn.Module):
@@ -207,9 +207,7 @@ class MyNet(nn.Module):
 
 
 def test_a_method_from_outside_trains_under_its_name(monkeypatch):
-    monkeypatch.setitem(
-        distiller_dict, "mine", Method("Mine", "citation", 1.0, 0.0, beta=1.0, source="assumed", loss=MyLoss)
-    )
+    monkeypatch.setitem(distiller_dict, "mine", Method("Mine", "citation", MyLoss, features=(-1,), trainable=True))
     call(train_student, *ENOUGH[train_student], *NO_CUDA, "--distill", "MINE", "--name", "run")
     header, row = (line.split(",") for line in Path("save_s_models/run/log.csv").read_text().splitlines())
     log = dict(zip(header, row, strict=True))
@@ -250,8 +248,8 @@ def test_the_readme_s_own_model_method_and_data_set_work_when_pasted(monkeypatch
         exec(block, vars(module).copy())
     features, logits = models.model_dict["tiny"](num_classes=7)(torch.rand(2, 3, 8, 8), is_feat=True)
     assert features[-1].shape == (2, 16) and logits.shape == (2, 7)
-    loss = distiller_zoo.distiller_dict["mine"].loss([(16,)], [(5,)])
-    assert loss([torch.rand(2, 16)], None, [torch.rand(2, 5)], None).shape == ()
+    loss = distiller_zoo.distiller_dict["mine"].loss(Pair([(16,)], [(5,)]))
+    assert loss(Output([torch.rand(2, 16)], None), Output([torch.rand(2, 5)], None), None).shape == ()
     for split in ("train", "test"):
         np.savez(tmp_path / split, images=np.zeros((4, 32, 32, 3), np.uint8), labels=np.arange(4))
     train, test = dataset.load_dataset("mine", str(tmp_path))

@@ -1,0 +1,242 @@
+"""Every method in the student's training: real steps on its pairs, one batch overfitted, options, resume, deployment."""
+
+import functools
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_clouds import call, refused
+
+import evaluate
+import train_student
+import train_teacher
+from dataset import ImageSet, TrainLoader, dataset_dict
+from distiller_zoo import classifier, distiller_dict
+from helper import checkpoint
+from helper.distillation import Distillation, FirstStage
+from helper.loop import Meters, make_optimizer, train_steps
+from helper.methods import build_loss, replaced_student
+from helper.pairs import PAIRS, resolve_weights
+from models import create_model, fold_batchnorm
+from ripsnet import WassersteinTopology
+
+METHODS = list(distiller_dict)
+WITH_LOSS = [key for key, method in distiller_dict.items() if method.loss]
+IMAGES, BATCH = 7, 4  # an epoch is a batch of four and a short one of three
+FEW = [("resnet56", "resnet20"), ("vgg13", "MobileNetV2"), ("wrn_40_2", "ShuffleV1")]
+TEACHER = "save_t_models/resnet8_tiny_trial1/best.pth"
+RUN = ("--path_t", TEACHER, "--model_s", "resnet8", "--dataset", "tiny", "--batch_size", 64, "--device", "cpu")
+SHORT = {"ab": ("--first_epochs", 1), "ft": ("--first_epochs", 1), "fsp": ("--first_epochs", 1)}
+
+
+def defined(key, pair):
+    return distiller_dict[key].pairs is None or pair in distiller_dict[key].pairs
+
+
+@functools.cache
+def teacher_of(arch):
+    torch.manual_seed(1)
+    teacher = create_model(arch).eval().requires_grad_(False)
+    return teacher, fold_batchnorm(teacher)
+
+
+@functools.cache
+def images():
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (IMAGES, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    return ImageSet(pixels, torch.tensor([0, 1, 2, 3, 0, 1, 99]), dataset_dict["cifar100"])
+
+
+def build(key, pair, delta=5.0, amp="off"):
+    """The objective of `train_student.py --distill <key> -d <delta> --topology wasserstein` for fresh networks."""
+    options = ["--path_t", "", "--model_s", pair[1], "--distill", key, "-d", delta, "--batch_size", BATCH]
+    options += ["--topology", "wasserstein"] if delta else []
+    args = train_student.get_args_parser().parse_args([*map(str, options), "--device", "cpu"])
+    settings = resolve_weights(args, *pair)
+    teacher, folded = teacher_of(pair[0])
+    torch.manual_seed(0)
+    student = replaced_student(key, create_model(pair[1]), teacher, 32)
+    other = build_loss(args, settings, student, teacher, images().labels)
+    method = distiller_dict[key]
+    weights = {"ce": args.gamma, "kd": args.alpha, "other": 0.0 if method.first_only else args.beta, "top": delta}
+    widths = classifier(student)[1].in_features, classifier(teacher)[1].in_features
+    topology = WassersteinTopology() if delta else None
+    found = Distillation(
+        student, folded, weights, amp, args.kd_T, method, other, args.warmup, False, topology, widths=widths
+    )
+    return found, FirstStage(found, args.beta) if method.first_epochs else None
+
+
+def epoch(objective, lr=1e-4):
+    """Train for one epoch of two steps; the means of the terms."""
+    optimizer = make_optimizer(objective, SimpleNamespace(lr=lr, momentum=0.9, weight_decay=5e-4))
+    meters = Meters(list(objective.weights), torch.device("cpu"))
+    for _ in train_steps(objective, TrainLoader(images(), BATCH, seed=0), optimizer, 1, meters):
+        pass
+    meters.check(1)  # raises if a loss was not finite
+    return meters.means()
+
+
+def step_on(key, pair, **options):
+    objective, first = build(key, pair, **options)
+    before = {name: parameter.detach().clone() for name, parameter in objective.named_parameters()}
+    if first is not None:
+        assert epoch(first)["first"] > 0
+    means = epoch(objective)
+    assert set(means) == set(objective.weights) and all(value == value for value in means.values())
+    after = dict(objective.named_parameters())
+    assert all(parameter.isfinite().all() for parameter in after.values())
+    moved = {name for name, parameter in after.items() if not torch.equal(parameter, before[name])}
+    trained = {name for name, parameter in after.items() if parameter.requires_grad}
+    assert moved <= trained
+    assert any(name.startswith("student.") for name in moved)
+    if objective.other is not None and objective.method.trainable:
+        still = {name for name in trained - moved if name.startswith("other.")}
+        assert not still, still
+    if objective.method.student is None:
+        assert list(objective.student.state_dict()) == list(create_model(pair[1]).state_dict())
+
+
+@pytest.mark.parametrize("pair", FEW, ids=" ".join)
+@pytest.mark.parametrize("key", METHODS)
+def test_a_step_on_three_pairs(key, pair):
+    if not defined(key, pair):
+        with pytest.raises(Exception, match=f"--distill {key}: "):
+            build(key, pair)
+        return
+    step_on(key, pair)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair not in FEW], ids=" ".join)
+@pytest.mark.parametrize("key", METHODS)
+def test_a_step_on_every_other_pair(key, pair):
+    if defined(key, pair):
+        step_on(key, pair)
+    else:
+        with pytest.raises(Exception, match=f"--distill {key}: .*needs equal widths"):
+            build(key, pair)
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_a_step_without_topology_and_one_in_bf16(key):
+    step_on(key, ("resnet20", "resnet8"), delta=0.0)
+    step_on(key, ("resnet20", "resnet8"), amp="bf16")
+
+
+@pytest.mark.parametrize("key", WITH_LOSS)
+def test_the_term_decreases_when_one_batch_is_overfitted(key):
+    objective, first = build(key, ("resnet20", "resnet8"), delta=0.0)
+    for phase, name in ((first, "first"), (objective, "other")):
+        if phase is None or name not in phase.weights:
+            continue
+        torch.manual_seed(0)
+        batch = torch.randn(8, 3, 32, 32), torch.arange(8) % 4, torch.arange(8) % IMAGES
+        optimizer = torch.optim.Adam([p for p in phase.parameters() if p.requires_grad], lr=2e-3)
+        phase.train()
+        values = []
+        for _ in range(25):
+            value = phase(*batch)[1][name]
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            values.append(value.item())
+        assert sum(values[-5:]) / 5 < values[0] - 0.03 * abs(values[0]), values
+
+
+def test_the_weight_rises_over_the_warm_up_and_the_log_shows_the_shares_of_it(tiny):
+    call(train_teacher, *RUN[4:], "--model", "resnet8", "--epochs", 1)
+    call(train_student, *RUN, "--distill", "dkd", "--warmup", 4, "--epochs", 5, "--name", "run", "--lr", 0)
+    rows = checkpoint.load("save_s_models/run/last.pth")["history"]
+    for row, weight in zip(rows, (0.25, 0.5, 0.75, 1.0, 1.0), strict=True):
+        assert row["loss"] == pytest.approx(row["ce"] + weight * row["other"], rel=1e-5)
+        assert row["share_other"] == pytest.approx(weight * row["other"] / row["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("key", ["ab", "ft"])
+def test_a_first_stage_ends_before_training_proper(tiny, key):
+    """AB trains the student by its own loss, FT its paraphraser only; afterwards both stand as the log says."""
+    call(train_teacher, *RUN[4:], "--model", "resnet8", "--epochs", 1)
+    call(train_student, *RUN, "--distill", key, "--first_epochs", 2, "--epochs", 1, "--name", "run")
+    first, last = (checkpoint.load(f"save_s_models/run/{path}last.pth") for path in ("first_stage/", ""))
+    assert [row["epoch"] for row in first["history"]] == [1, 2] and set(last["history"][0]) >= {"ce", "test_acc"}
+    assert ("other" in last["history"][0]) == (key == "ft")
+    torch.manual_seed(1)
+    fresh = create_model("resnet8", 4).state_dict()
+    same = {name for name in fresh if torch.equal(fresh[name], first["model"][name])}
+    assert (same == set(fresh)) == (key == "ft")
+    assert {"fc.weight", "fc.bias"} <= same
+    if key == "ft":
+        kept = {name for name in last["objective"] if name.startswith(("other.encoder", "other.decoder"))}
+        assert kept and all(torch.equal(last["objective"][name], first["objective"][name]) for name in kept)
+
+
+@pytest.mark.parametrize("key", ["crd", "simkd", "ft", "fitnet"])
+def test_a_resumed_run_is_the_run_that_never_stopped(tiny, key, monkeypatch):
+    call(train_teacher, *RUN[4:], "--model", "resnet8", "--epochs", 1)
+    options = (*RUN, "--distill", key, "--epochs", 2, *SHORT.get(key, ()))
+    call(train_student, *options, "--name", "whole")
+    monkeypatch.setattr(train_student.Run, "finish", lambda *_: None)
+    stop, save = {"after": 3}, train_student.Run.save
+
+    def interrupted_save(self, state):
+        save(self, state)
+        stop["after"] -= self.name == "parts"
+        if self.name == "parts" and state["epoch"] == 2 and stop.pop("once", True):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_student.Run, "save", interrupted_save)
+    with pytest.raises(KeyboardInterrupt):
+        train_student.main(train_student.get_args_parser().parse_args([*map(str, options), "--name", "parts"]))
+    call(train_student, *options, "--name", "parts", "--resume")
+    whole, parts = (checkpoint.load(f"save_s_models/{name}/last.pth")["objective"] for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_simkd_is_evaluated_and_counted_with_the_projector_and_the_teachers_classifier(tiny, capsys):
+    call(train_teacher, *RUN[4:], "--model", "resnet8", "--epochs", 1)
+    call(train_student, *RUN, "--distill", "simkd", "--epochs", 1, "--name", "run")
+    deployed = checkpoint.load("save_s_models/run/best.pth")["model"]
+    teacher = checkpoint.load(TEACHER)["model"]
+    assert torch.equal(deployed["classifier.weight"], teacher["fc.weight"])
+    assert not any(name.startswith("body.fc") for name in deployed)
+    capsys.readouterr()
+    call(evaluate, "--path", "save_s_models/run/best.pth", "--dataset", "tiny", "--device", "cpu")
+    logged = checkpoint.load("save_s_models/run/last.pth")["history"][0]["test_acc"]
+    assert f"{logged:.2f} %" in capsys.readouterr().out
+    # and it can teach
+    call(train_student, "--path_t", "save_s_models/run/best.pth", *RUN[2:], "--epochs", 1, "--name", "pupil", "-d", 0)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--distill", "crd", "--set", "nce=3"), r"--set: found 'nce=3', expected an option of CRD \(feat_dim=128"),
+        (("--distill", "crd", "--set", "nce_k=x"), "--set: found 'nce_k=x', expected nce_k=<int>"),
+        (("--distill", "fitnet", "--set", "hint=9"), "--distill fitnet: hint: found 9, expected 0 to 3"),
+        (("--set", "hint=1"), "--set: without effect on --distill kd"),
+        (("--distill", "crd", "--kd_T", 2), "--kd_T: without effect on --distill crd"),
+        (("--distill", "crd", "--logit_stand"), "--logit_stand: without effect on --distill crd"),
+        (("--distill", "crd", "--warmup", 2), "--warmup: without effect on --distill crd"),
+        (("--distill", "crd", "--first_epochs", 2), "--first_epochs: without effect on --distill crd"),
+        (("--distill", "ofd", "-d", 5, "--tda_layer_s", -2), "--tda_layer_s, --tda_layer_t: found -2, -1, expected -1"),
+        (("--distill", "fitnets"), r"unknown method 'fitnets'.*did you mean fitnet\?"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(tiny, monkeypatch, capsys, options, message):
+    call(train_teacher, *RUN[4:], "--model", "resnet8", "--epochs", 1)
+    line = refused(monkeypatch, capsys, train_student, *RUN, *options)
+    assert re.search(message, line)
+
+
+def test_the_list_shows_every_method_with_citation_and_pairs(capsys):
+    with pytest.raises(SystemExit) as stop:
+        train_student.get_args_parser().parse_args(["--list"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    for key, method in distiller_dict.items():
+        assert re.search(rf"^{key} +{re.escape(method.name)}: {re.escape(method.citation)}$", text, re.MULTILINE)
+    fsp = text.split("\nfsp ")[1].split("\nnst ")[0]
+    assert "6 pairs: wrn_40_2 > wrn_16_2" in fsp and "first stage of 30 epochs" in fsp
