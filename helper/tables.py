@@ -118,7 +118,7 @@ def laid_out(title: str, columns: Sequence[tuple[str, dict]], published: Sequenc
 
     def rank(label: str) -> tuple:
         names = (label, label.split()[0], re.split("[-+ ]", label)[0])
-        return next((order.index(name) for name in names if name in order), len(order)), label not in order, label
+        return next((order.index(name) for name in names if name in order), len(order)), label
 
     labels = sorted({label for _, cells in columns for label in cells}, key=rank)
     rows = [[label, *(cells.get(label, NONE) for _, cells in columns)] for label in labels]
@@ -272,9 +272,10 @@ LATEX = str.maketrans(
 
 
 def markdown(table: Table, level: int = 2) -> str:
-    """The table under a heading, its columns padded to their cells so that it can be read as text."""
+    """The table under a heading, its columns padded so that it can be read as text."""
     head, *rows = [[cell.translate(MARKDOWN) for cell in row] for row in (table.head, *table.rows)]
-    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)] if rows else [3] * len(head)
+    parts = [max(cell.split("\n"), key=len) for cell in table.head]  # a long heading does not widen its column
+    widths = [max(map(len, column)) for column in zip(parts, *rows, strict=True)]
     lines = [head, ["-" * width for width in widths], *rows]
     lines = [" | ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines]
     notes = [textwrap.fill(note.translate(MARKDOWN), 120) for note in table.notes]

@@ -166,9 +166,9 @@ def test_what_differs_from_the_run_is_no_control(runs, tables, changes):
 
 
 def test_topology_beside_a_method_is_compared_with_that_method(runs, tables):
-    write_run(runs, "Mine", last=70.0, distill="mine", **WITHOUT_TOPOLOGY)
+    write_run(runs, "Mine", last=70.0, distill="mine", tda_layer_s="-1", **WITHOUT_TOPOLOGY)
     write_run(runs, "KD-control", last=60.0, distill="kd")
-    write_run(runs, "Mine+Top", last=71.0, distill="mine", tda_layer_s=-2)
+    write_run(runs, "Mine+Top", last=71.0, distill="mine", tda_layer_s="-2")
     assert cells(tables(), "Mine+Top \\*")["last - control"] == "+1.00 (1)"
 
 
@@ -413,6 +413,7 @@ def damaged(path):
         (damaged, "damaged, a row and the heading differ in length"),
         (lambda path: path.write_text(path.read_text().replace("69.0,", "6q,")), "last is '6q', expected a number"),
         (lambda path: path.write_text(path.read_text().replace("70.0,", "170,")), "best is '170', expected a number"),
+        (lambda path: path.write_text(path.read_text().replace("70.0,", "-7,")), "best is '-7', expected a number"),
         (lambda path: path.write_text(path.read_text().replace(",240,", ",,")), "epochs is '', expected a number"),
         (lambda path: (path.unlink(), path.mkdir()), "not readable as CSV ([Errno 21] Is a directory"),
     ],
