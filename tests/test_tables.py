@@ -1,17 +1,33 @@
-"""make_tables.py: the numbers of a table, and what it refuses to average."""
+"""make_tables.py, helper/results.py and helper/tables.py: the numbers of a table, and what is refused."""
 
 import csv
+import math
+import re
+import shlex
+from pathlib import Path
 
 import pytest
+import scipy.stats
+from test_clouds import refused
 
 import make_tables
-from helper.options import UserError
+import train_student
+from helper.options import UserError, resolve_training
+from helper.pairs import resolve_weights, without_effect
+from helper.results import paired_difference, read_published, read_runs, repetitions, summary
+from helper.runs import NOT_PART_OF_A_RUN, plain
+from helper.tables import grid, latex, markdown
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = ROOT / "results" / "published.csv"
+WITHOUT_TOPOLOGY = {"delta": 0.0, "topology": "", "dim": ""}
 
 
-def write_run(folder, method="KD", seed=1, best=70.0, last=69.0, **changes):
-    """A row as train_student.py leaves it; returns it."""
+def write_run(folder, method="KD", seed=1, last=69.0, best=70.0, **changes):
+    """A row as train_student.py leaves it; returns its file."""
+    pair = changes.get("teacher", "resnet56"), changes.get("student", "resnet20")
     row = {
-        "run": f"resnet56-resnet20_cifar100_{method}_trial{seed}",
+        "run": f"{'-'.join(pair)}_{changes.get('dataset', 'cifar100')}_{method}_trial{seed}",
         "method": method,
         "teacher": "resnet56",
         "student": "resnet20",
@@ -25,49 +41,70 @@ def write_run(folder, method="KD", seed=1, best=70.0, last=69.0, **changes):
         "seconds": 100.4,
         "teacher_sha256": "ab12",
         "path_t": "somewhere/best.pth",
+        "alpha": 2.0,
+        "delta": 5.0,
+        "topology": "ripsnet",
+        "dim": "0",
         "epochs": 240,
         "lr": 0.05,
         "dataset": "cifar100",
         "trial": seed,
         "seed": seed,
+        "weights_source": "published: here",
         "device": "a machine",
         "commit": "0123",
         "command": "python train_student.py",
     } | changes
+    if method in ("KD", "KD-control", "CE"):
+        row |= WITHOUT_TOPOLOGY | changes
     folder.mkdir(exist_ok=True)
-    with open(folder / f"{row['run']}.csv", "w", newline="") as file:
+    path = folder / f"{row['run']}.csv"
+    with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, row)
         writer.writeheader()
         writer.writerow(row)
-    return row
+    return path
 
 
 @pytest.fixture
-def tables(tmp_path, capsys):
-    """Runs make_tables.py on tmp_path/runs; returns its text, after checking that terminal and file agree."""
+def runs(tmp_path):
+    return tmp_path / "runs"
 
-    def make():
-        out = tmp_path / "tables.md"
-        make_tables.main(
-            make_tables.get_args_parser().parse_args(["--runs", str(tmp_path / "runs"), "--out", str(out)])
-        )
-        text = out.read_text()
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch, capsys):
+    """Runs make_tables.py on tmp_path/runs; returns its Markdown, after checking that terminal and file agree."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(*options):
+        command = ["--runs", "runs", "--out", "tables.md", *map(str, options)]
+        make_tables.main(make_tables.get_args_parser().parse_args(command))
+        text = Path("tables.md").read_text()
         assert capsys.readouterr().out.startswith(text)
         return text
 
     return make
 
 
+def lines_of(text):
+    """The cells of all lines of the first Markdown table in a text."""
+    block = re.search(r"(?:^\|.*\n?)+", text, re.MULTILINE).group()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
+
+
 def cells(text, name):
     """The cells of the row that begins with a name, by their headings."""
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-    headings = next(line for line in lines if line[0] in ("method", "network"))
-    return dict(zip(headings, next(line for line in lines if line[0] == name), strict=True))
+    head, _, *rows = lines_of(text)
+    return dict(zip(head, next(row for row in rows if row[0] == name), strict=True))
 
 
-def test_mean_and_standard_deviation_by_hand(tmp_path, tables):
+def section(text, title):
+    return re.split(r"^#+ .*\n", text.split(f"# {title}")[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def test_mean_and_standard_deviation_by_hand(runs, tables):
     for seed, best, last, r2 in ((1, 70.0, 69.0, 0.1), (2, 71.0, 70.0, 0.2), (3, 75.0, 71.0, 0.3)):
-        write_run(tmp_path / "runs", "TopKD", seed, best, last, ripsnet_r2=0.25, student_r2=r2)
+        write_run(runs, "TopKD", seed, last, best, ripsnet_r2=0.25, student_r2=r2)
     text = tables()
     assert "## cifar100: resnet56 (73.50 %) > resnet20" in text
     assert cells(text, "TopKD") == {
@@ -81,36 +118,100 @@ def test_mean_and_standard_deviation_by_hand(tmp_path, tables):
     }
 
 
-def test_few_seeds_are_marked_and_unused_columns_left_out(tmp_path, tables):
-    write_run(tmp_path / "runs", "CE", 1)
-    for seed in (1, 2, 3):
-        write_run(tmp_path / "runs", "KD", seed)
+def test_one_run_has_no_deviation_and_none_no_mean():
+    assert (summary([1.005, 1.015], 3), summary([1.5]), summary([])) == ("1.010 ± 0.007 (2)", "1.50", "-")
+
+
+def test_paired_interval_by_hand_and_by_scipy():
+    # Seed 1 has no partner. Differences 1, 2, 6: mean 3, squares 4 + 1 + 9, s = sqrt(7); t(0.975, 2) = 4.302653.
+    values, control = {"1": 9.0, "2": 71.0, "3": 72.0, "4": 76.0}, {"2": 70.0, "3": 70.0, "4": 70.0, "5": 0.0}
+    mean, half, n = paired_difference(values, control)
+    assert (mean, n) == (3, 3)
+    assert half == pytest.approx(4.302653 * math.sqrt(7 / 3), rel=1e-6)
+    interval = scipy.stats.ttest_rel([71.0, 72.0, 76.0], [70.0] * 3).confidence_interval(0.95)
+    assert (mean - half, mean + half) == pytest.approx((interval.low, interval.high), rel=1e-9)
+
+
+def test_two_pairs_have_no_interval_and_none_no_mean():
+    mean, half, n = paired_difference({"1": 3.0, "2": 1.0}, {"1": 1.0, "2": 1.0})
+    assert (mean, n) == (1, 2) and math.isnan(half)
+    mean, half, n = paired_difference({"1": 3.0}, {"2": 1.0})
+    assert n == 0 and math.isnan(mean) and math.isnan(half)
+
+
+def test_difference_to_the_control_is_paired_by_seed(runs, tables):
+    """Seeds in another order than the files of the control; the control has one seed more, far away."""
+    for seed, last in ((1, 70.0), (2, 72.0), (3, 71.0), (4, 50.0)):
+        write_run(runs, "KD-control", seed, last)
+    for trial, seed, last in ((7, 3, 72.0), (8, 1, 72.0), (9, 2, 75.0)):
+        write_run(runs, "TopKD", seed, last, trial=trial, run=f"resnet56-resnet20_cifar100_TopKD_trial{trial}")
     text = tables()
-    assert cells(text, "CE \\*")["last"] == "69.00"
-    assert cells(text, "KD")["last"] == "69.00 ± 0.00 (3)"
-    assert "R² validation |" not in text
+    # Differences 1, 2, 3: mean 2, s = 1, half width 4.302653 / sqrt(3) = 2.4841.
+    assert cells(text, "TopKD")["last - control"] == "+2.00 [-0.48, +4.48] (3)"
+    assert cells(text, "KD-control")["last - control"] == "-"
 
 
-def test_a_method_with_other_weights_is_a_row_of_its_own(tmp_path, tables):
-    write_run(tmp_path / "runs", "TopKD", last=70)
-    write_run(tmp_path / "runs", "TopKD", last=60, run="resnet56-resnet20_cifar100_TopKD_d10_dim1_trial1", delta=10)
+@pytest.mark.parametrize(
+    "changes",
+    [{"alpha": 1.0}, {"epochs": 100}, {"lr": 0.1}, {"teacher_sha256": "cd34"}, {"seed": 2}, {"amp": "bf16"}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_differs_from_the_run_is_no_control(runs, tables, changes):
+    write_run(runs, "TopKD", amp="off")
+    path = write_run(runs, "KD-control", **{"amp": "off"} | changes)
+    assert "last - control" not in tables()
+    path.unlink()
+    write_run(runs, "KD-control", last=68.5, amp="off")
+    assert cells(tables(), "TopKD \\*")["last - control"] == "+0.50 (1)"
+
+
+def test_topology_beside_a_method_is_compared_with_that_method(runs, tables):
+    write_run(runs, "Mine", last=70.0, distill="mine", tda_layer_s="-1", **WITHOUT_TOPOLOGY)
+    write_run(runs, "KD-control", last=60.0, distill="kd")
+    write_run(runs, "Mine+Top", last=71.0, distill="mine", tda_layer_s="-2")
+    assert cells(tables(), "Mine+Top \\*")["last - control"] == "+1.00 (1)"
+
+
+def test_few_runs_short_schedules_and_assumed_weights_are_marked(runs, tables):
+    for seed in (1, 2, 3):
+        write_run(runs, "KD", seed)
+        write_run(runs, "AT", seed, weights_source="assumed: as elsewhere", **WITHOUT_TOPOLOGY)
+        write_run(runs, "SP", seed, epochs=239, **WITHOUT_TOPOLOGY)
+        write_run(runs, "CE", seed, weights_source="given on the command line")
+        write_run(runs, "KD", seed, dataset="digits", epochs=12)
+    write_run(runs, "TopKD", 1, epochs=24, weights_source="given on the command line")
+    text = tables()
+    pair = section(text, "cifar100: resnet56")
+    assert [row[0] for row in lines_of(pair)[2:]] == ["AT ‡", "CE", "KD", "SP †", "TopKD \\*†‡"]
+    assert "\\* fewer than 3 runs" in pair and "† schedule shorter than the published 240 epochs" in pair
+    assert cells(pair, "TopKD \\*†‡")["last"] == "69.00" and "R² validation |" not in pair
+    assert lines_of(section(text, "digits: resnet56"))[2][0] == "KD"
+    assert "fewer" not in section(text, "digits: resnet56")
+
+
+def test_a_method_with_other_settings_is_a_row_of_its_own(runs, tables):
+    write_run(runs, "TopKD", last=70)
+    write_run(runs, "TopKD", last=60, run="resnet56-resnet20_cifar100_TopKD_d10_dim1_trial1", delta=10)
+    write_run(runs, "TopKD", last=50, run="mine_trial1", lr=0.1)
+    write_run(runs, "TopKD", last=40, run="resnet56-resnet20_cifar100_TopKDlike_trial1", lr=0.1)
     text = tables()
     assert cells(text, "TopKD \\*")["last"] == "70.00"
     assert cells(text, "TopKD d10 dim1 \\*")["last"] == "60.00"
+    assert cells(text, "TopKD (mine) \\*")["last"] == "50.00"
+    assert cells(text, "TopKD (resnet56-resnet20_cifar100_TopKDlike) \\*")["last"] == "40.00"
 
 
-def test_pairs_teachers_and_networks_alone_have_their_own_tables(tmp_path, tables):
-    write_run(tmp_path / "runs", "KD")
-    write_run(
-        tmp_path / "runs", "KD", run="resnet56-resnet20_cifar100_KD_trial2", teacher_sha256="cd34", teacher_acc=""
-    )
-    write_run(tmp_path / "runs", run="resnet56_cifar100_trial1", teacher="", student="resnet56", teacher_sha256="")
+def test_pairs_teachers_and_networks_alone_have_their_own_tables(runs, tables):
+    write_run(runs, "KD")
+    write_run(runs, "KD", run="resnet56-resnet20_cifar100_KD_e9_trial2", teacher_sha256="cd34", teacher_acc="")
+    alone = {"teacher": "", "teacher_sha256": "", "teacher_acc": ""}
+    write_run(runs, "CE", run="resnet56_cifar100_trial1", student="resnet56", **alone)
+    write_run(runs, "CE", run="resnet20_cifar100_small_trial1", student="resnet20", **alone)
     text = tables()
     assert text.count("## ") == 3
     assert "## cifar100: resnet56 (accuracy unknown) > resnet20" in text
-    assert "## cifar100: trained alone" in text
-    alone = text.split("## cifar100: trained alone")[1].split("##")[0]
-    assert cells(alone, "resnet56 \\*")["best"] == "70.00"
+    rows = lines_of(section(text, "cifar100: trained alone"))[2:]
+    assert [(row[0], row[1]) for row in rows] == [("resnet20 small \\*", "70.00"), ("resnet56 \\*", "70.00")]
 
 
 @pytest.mark.parametrize(
@@ -118,28 +219,252 @@ def test_pairs_teachers_and_networks_alone_have_their_own_tables(tmp_path, table
     [
         ({"lr": 0.1}, "lr is 0.05 and 0.1"),
         ({"epochs": 100, "amp": "bf16"}, "amp is nothing and bf16; epochs is 240 and 100"),
+        ({"teacher_sha256": "cd34"}, "teacher_sha256 is ab12 and cd34"),
+        ({"alpha": 4.0, "delta": 1.0}, "alpha is 2.0 and 4.0; delta is 0.0 and 1.0"),
         ({"seed": 1, "trial": 2, "run": "resnet56-resnet20_cifar100_KD_trial2"}, "a seed comes twice"),
     ],
 )
-def test_refuses_to_average_what_is_no_repetition(tmp_path, tables, changes, complaint):
-    write_run(tmp_path / "runs", seed=1)
-    write_run(tmp_path / "runs", **{"seed": 2} | changes)
+def test_refuses_to_average_what_is_no_repetition(runs, tables, changes, complaint):
+    write_run(runs, seed=1)
+    write_run(runs, **{"seed": 2} | changes)
     with pytest.raises(UserError, match=r"KD_trial1.csv, .*KD_trial2.csv: no repetitions of one run") as error:
         tables()
     assert complaint in str(error.value)
-    assert not (tmp_path / "tables.md").exists()
+    assert not Path("tables.md").exists()
 
 
-def test_place_and_machine_may_differ(tmp_path, tables):
-    write_run(tmp_path / "runs", seed=1)
-    write_run(tmp_path / "runs", seed=2, device="another", commit="4567", command="other", path_t="elsewhere/best.pth")
-    assert cells(tables(), "KD \\*")["last"] == "69.00 ± 0.00 (2)"
+def test_place_and_machine_may_differ_and_are_counted(runs, tables):
+    write_run(runs, seed=1)
+    write_run(runs, seed=2, device="another", torch="3", commit="4567", command="other", path_t="elsewhere/best.pth")
+    write_run(runs, seed=3, device="another")
+    text = tables()
+    assert cells(text, "KD")["last"] == "69.00 ± 0.00 (3)"
+    assert "Runs: 3; devices: 2; commits: 2." in text
 
 
-def test_refuses_an_empty_folder_and_a_foreign_file(tmp_path, tables):
-    with pytest.raises(UserError, match="--runs: found no CSV file"):
-        tables()
-    write_run(tmp_path / "runs")
-    (tmp_path / "runs" / "log.csv").write_text("epoch,loss\n1,2\n2,1\n")
-    with pytest.raises(UserError, match="log.csv: 2 rows, expected one row of a finished run"):
-        tables()
+def columns(text, name):
+    """(heading, cell) of a row."""
+    return [pair for pair in cells(text, name).items() if pair[0] != "method"]
+
+
+def test_published_numbers_stand_beside_ours(runs, tables):
+    for seed, last, best in ((1, 71.0, 72.5), (2, 72.0, 73.5), (3, 73.0, 74.5)):
+        write_run(runs, "TopKD", seed, last, best)
+        write_run(runs, "KD-control", seed, 70.5)
+    write_run(runs, "CE", run="resnet20_cifar100_trial1", teacher="", teacher_sha256="", teacher_acc="", last=68.8)
+    write_run(runs, "TopKD", last=9.0, run="resnet56-resnet20_cifar100_TopKD_d25_trial1", delta=25.0)
+    text = tables("--published", PUBLISHED)
+    last = section(text, "cifar100, homogeneous pairs: top-1, ours of the last epoch")
+    pair, published = "resnet56 > resnet20", "resnet56 > resnet20 published"
+    assert [heading for heading, _ in columns(last, "KD")][4:6] == [pair, published]
+    assert len(columns(last, "KD")) == 14 and columns(last, "KD")[0] == ("wrn_40_2 > wrn_16_2", "-")
+    assert cells(last, "teacher")[pair] == "73.50" and cells(last, "teacher")[published] == "72.34 L1, 73.50 ?6"
+    assert cells(last, "CE")[pair] == "68.80 \\*" and cells(last, "CE")[published] == "69.06 L1"
+    assert cells(last, "KD")[pair] == "-" and cells(last, "KD")[published] == "70.66 L1"
+    assert cells(last, "DKD")[published] == "71.97 B3" and cells(last, "DIST")[published] == "71.75 ± 0.30 ?4"
+    assert cells(last, "TopKD")[pair] == "72.00 ± 1.00 (3)" and cells(last, "TopKD d25")[pair] == "9.00 \\*"
+    assert cells(last, "TopKD")[published] == "71.74 B6, 71.66 L6, 70.99 L7"
+    notes = " ".join(last.split())
+    assert "L last epoch, B best test epoch, ? not stated; 1 RepDistiller README; 2 NORM README; 3 mdistiller" in notes
+    order = [row[0] for row in lines_of(last)[2:]]
+    assert order[:5] == ["teacher", "CE", "KD", "KD-control", "FitNet"] and order[-2:] == ["TopKD", "TopKD d25"]
+    best = section(text, "cifar100, homogeneous pairs: top-1, ours of the best test epoch")
+    assert cells(best, "TopKD")[pair] == "73.50 ± 1.00 (3)"
+    added = section(text, "cifar100, homogeneous pairs: last epoch against the control")
+    assert cells(added, "TopKD")[pair] == "+1.50 [-0.98, +3.98] (3)" and len(lines_of(added)) == 4
+    assert "heterogeneous pairs: top-1, ours of the last epoch" in text and "heterogeneous pairs: last" not in text
+
+
+def test_two_teachers_of_a_pair_are_two_columns(runs, tables):
+    write_run(runs, "TopKD", last=71.0)
+    write_run(
+        runs, "TopKD", last=61.0, run="resnet56-resnet20_cifar100_TopKD_e9_trial1", teacher_sha256="cd34", teacher_acc=9
+    )
+    text = tables("--published", PUBLISHED)
+    ours = [found for found in columns(text, "teacher") if "teacher" in found[0]]
+    assert ours == [("resnet56 > resnet20 teacher ab12", "73.50"), ("resnet56 > resnet20 teacher cd34", "9.00")]
+    assert cells(text, "TopKD")["resnet56 > resnet20 teacher ab12"] == "71.00 \\*"
+    assert cells(text, "TopKD e9")["resnet56 > resnet20 teacher ab12"] == "-"
+
+
+def test_published_numbers_alone_make_tables(tables, monkeypatch):
+    Path("results/runs").mkdir(parents=True)
+    Path("results/published.csv").write_bytes(PUBLISHED.read_bytes())
+    text = tables("--runs", "results/runs")
+    assert text.count("## ") == 4 and "of the best test epoch" not in text
+    assert cells(section(text, "imagenet, homogeneous"), "DKD")["resnet34 > resnet18 published"] == "71.70 B3"
+
+
+def test_published_csv_holds_the_published_tables():
+    rows = read_published(PUBLISHED)
+    pairs = {}
+    for row in rows:
+        pairs.setdefault((row["dataset"], row["group"]), {})[row["teacher"], row["student"]] = None
+    assert list(pairs["cifar100", "homogeneous"]) == [
+        ("wrn_40_2", "wrn_16_2"),
+        ("wrn_40_2", "wrn_40_1"),
+        ("resnet56", "resnet20"),
+        ("resnet110", "resnet20"),
+        ("resnet110", "resnet32"),
+        ("resnet32x4", "resnet8x4"),
+        ("vgg13", "vgg8"),
+    ]
+    assert list(pairs["cifar100", "heterogeneous"]) == [
+        ("vgg13", "MobileNetV2"),
+        ("ResNet50", "MobileNetV2"),
+        ("ResNet50", "vgg8"),
+        ("resnet32x4", "ShuffleV1"),
+        ("resnet32x4", "ShuffleV2"),
+        ("wrn_40_2", "ShuffleV1"),
+    ]
+    for row in rows:
+        expected = {"RepDistiller README": "last", "mdistiller README": "best"}.get(row["source"])
+        assert expected in (None, row["epoch"])
+    keys = [tuple(row[name] for name in ("dataset", "teacher", "student", "method", "epoch", "source")) for row in rows]
+    assert len(set(keys)) == len(keys) == 337
+    # CIFAR-100: 14 methods of RepDistiller's README for 13 pairs, without FSP where the shapes do not fit.
+    assert sum(row["source"] == "RepDistiller README" for row in rows) == 15 * 13 - 7
+
+
+def test_tables_are_put_between_the_markers_of_a_file(runs, tables):
+    for seed in (1, 2, 3):
+        write_run(runs, "TopKD", seed, 71.0 + seed)
+        write_run(runs, "TopKD", seed, run=f"resnet56-resnet20_cifar100_TopKD_d25_trial{seed}", delta=25.0)
+        write_run(runs, "KD-control", seed, 71.0)
+        write_run(runs, "KD-control", seed, epochs=24, run=f"resnet56-resnet20_cifar100_KD-control_e24_trial{seed}")
+    document = Path("README.md")
+    document.write_text("# A\n\nbefore\n<!-- tables -->\nold\n<!-- /tables -->\nafter\n")
+    tables("--published", PUBLISHED, "--into", document)
+    once = document.read_text()
+    assert once.startswith("# A\n\nbefore\n<!-- tables -->\n\n### cifar100, homogeneous pairs: top-1, ours of the last")
+    assert once.endswith("\n\n<!-- /tables -->\nafter\n") and "old" not in once
+    head = lines_of(once)[0]
+    assert len(head) == 1 + 7 + 1 and head[3:5] == ["resnet56 > resnet20", "resnet56 > resnet20 published"]
+    names = [row[0] for row in lines_of(once)]
+    assert "TopKD d25" not in names and "KD-control e24" in names
+    assert cells(section(once, "cifar100, homogeneous pairs: last epoch against"), "TopKD") == {
+        "method": "TopKD",
+        "resnet56 > resnet20": "+2.00 [-0.48, +4.48] (3)",
+    }
+    assert "imagenet" not in once and "best epoch" not in once
+    tables("--published", PUBLISHED, "--into", document)
+    assert document.read_text() == once
+
+
+def test_latex_is_the_same_table_with_its_characters_escaped(runs, tables):
+    for seed in (1, 2):
+        write_run(runs, "TopKD", seed, 70.0, ripsnet_r2=-0.25, teacher="wrn_40_2", epochs=24)
+        write_run(runs, "KD-control", seed, 70.5, teacher="wrn_40_2", epochs=24)
+    text = tables()
+    tex = Path("tables.tex").read_text()
+    assert tex.startswith("% \\usepackage{booktabs,adjustbox}\n")
+    for part in ("table", "tabular", "adjustbox"):
+        assert tex.count(rf"\begin{{{part}}}") == tex.count(rf"\end{{{part}}}") == 1
+    assert r"\caption{cifar100: wrn\_40\_2 (73.50 \%) $>$ resnet20}" in tex
+    body = re.search(r"\\begin{tabular}{(l(r+))}\n\\toprule\n(.*)\n\\bottomrule", tex, re.DOTALL)
+    rows = body[3].replace("\\midrule\n", "").splitlines()
+    assert all(row.endswith(r" \\") and row.count("&") == len(body[2]) for row in rows)
+    assert r"TopKD $^*$$^\dagger$ & 70.00 $\pm$ 0.00 (2) & 70.00 $\pm$ 0.00 (2) &" in rows[2]
+    assert rows[2].endswith(r" & $-$0.250 $\pm$ 0.000 (2) & 100 $\pm$ 0 (2) & $-$0.50 (2) \\")
+    assert "R$^2$ validation" in rows[0] and rows[1].startswith("KD-control ")
+    plain_cells = [[cell.replace("\\*", "*") for cell in row] for row in lines_of(text)]
+    table = {"$^*$": "*", r"$^\dagger$": "†", r"$\pm$": "±", "$-$": "-", "$^2$": "²"}
+    for row, expected in zip(rows, [plain_cells[0], *plain_cells[2:]], strict=True):
+        for code, character in table.items():
+            row = row.replace(code, character)
+        assert row.removesuffix(r" \\").split(" & ") == expected
+    assert not re.search(r"(?<!\\)[%_#](?!.*usepackage)", tex.split("\n", 1)[1])
+    assert tex.isascii()
+
+
+def test_a_grid_of_ablations(runs):
+    for seed in (1, 2, 3):
+        write_run(runs, "TopKD", seed, 70.0 + seed, run=f"a_exact_{'1'}_trial{seed}")
+        write_run(runs, "KD", seed, 70.0, run=f"a_exact_0_trial{seed}")
+    write_run(runs, "TopKD", 1, 60.0, run="a_ripsnet_1_trial1", epochs=9)
+    found = repetitions(read_runs(runs))
+    table = grid("Delta", ["0", "1", "5"], ["ripsnet", "exact"], lambda arm, name: f"a_{name}_{arm}", found, "0")
+    assert table.head == ["arm", "ripsnet", "ripsnet\n- 0", "exact", "exact\n- 0"]
+    assert table.rows == [
+        ["0", "-", "-", "70.00 ± 0.00 (3)", "-"],
+        ["1", "60.00 *†", "-", "72.00 ± 1.00 (3)", "+2.00 [-0.48, +4.48] (3)"],
+        ["5", "-", "-", "-", "-"],
+    ]
+    assert table.notes[-1] == "Runs: 7; devices: 1; commits: 1."
+    text = markdown(table, level=3)
+    assert text.startswith("### Delta\n\n| arm | ripsnet") and "60.00 \\*†" in text
+    assert r"exact \\ - 0}" in latex(table)
+    alone = grid("Delta", ["1"], ["exact"], lambda arm, name: f"a_{name}_{arm}", found, column="best")
+    assert (alone.head, alone.rows) == (["arm", "exact"], [["1", "70.00 ± 0.00 (3)"]])
+
+
+def damaged(path):
+    return path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize(
+    "spoil, what",
+    [
+        (lambda path: path.write_text("epoch,loss\n1,2\n2,1\n"), "2 rows, expected one row of a finished run"),
+        (lambda path: path.write_text("epoch,loss\n1,2\n"), "1 rows, expected one row of a finished run, with the"),
+        (lambda path: path.write_bytes(b""), "0 rows, expected one row"),
+        (lambda path: path.write_bytes(b"\xff\xfe\x00"), "not readable as CSV ("),
+        (lambda path: path.write_text('run,method\n"a,b\n'), "not readable as CSV (unexpected end of data)"),
+        (damaged, "damaged, a row and the heading differ in length"),
+        (lambda path: path.write_text(path.read_text().replace("69.0,", "6q,")), "last is '6q', expected a number"),
+        (lambda path: path.write_text(path.read_text().replace("70.0,", "170,")), "best is '170', expected a number"),
+        (lambda path: path.write_text(path.read_text().replace("70.0,", "-7,")), "best is '-7', expected a number"),
+        (lambda path: path.write_text(path.read_text().replace(",240,", ",,")), "epochs is '', expected a number"),
+        (lambda path: (path.unlink(), path.mkdir()), "not readable as CSV ([Errno 21] Is a directory"),
+    ],
+)
+def test_damaged_and_foreign_rows_are_one_line(runs, tmp_path, monkeypatch, capsys, spoil, what):
+    monkeypatch.chdir(tmp_path)
+    path = write_run(runs)
+    spoil(path)
+    line = refused(monkeypatch, capsys, make_tables, "--runs", "runs")
+    assert "KD_trial1.csv: " in line and what in line
+    assert not Path("results").exists()
+
+
+def test_other_bad_input_is_one_line(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert "--runs: found no CSV file in runs" in refused(monkeypatch, capsys, make_tables, "--runs", "runs")
+    assert "in results/runs; train_teacher.py" in refused(monkeypatch, capsys, make_tables)
+    line = refused(monkeypatch, capsys, make_tables, "--runs", "runs", "--published", PUBLISHED)
+    assert "--runs: found no CSV file in runs" in line
+    write_run(runs)
+    given = (monkeypatch, capsys, make_tables, "--runs", "runs")
+    assert "--out: found x.tex, expected the Markdown file" in refused(*given, "--out", "x.tex")
+    assert "absent.csv: not readable as CSV" in refused(*given, "--published", "absent.csv")
+    assert "--into: needs the published accuracies" in refused(*given, "--into", "README.md")
+    for text, what in (
+        ("dataset,method\na,b\n", "expected rows under the heading dataset,group,method,teacher"),
+        (PUBLISHED.read_text().replace("75.61,,last", "75.61,,first", 1), "row 2: found top1 '75.61', std '', epoch"),
+        (PUBLISHED.read_text().replace("75.61,", "7561,", 1), "row 2: found top1 '7561'"),
+        (PUBLISHED.read_text().replace(",0.24,", ",x,", 1), "std 'x'"),
+    ):
+        Path("published.csv").write_text(text)
+        assert what in refused(*given, "--published", "published.csv")
+    given += ("--published", PUBLISHED, "--into", "README.md")
+    assert "--into: README.md is not readable as text" in refused(*given)
+    for text in ("no markers\n", "<!-- /tables -->\n<!-- tables -->\n", "<!-- tables -->\n" * 2 + "<!-- /tables -->\n"):
+        Path("README.md").write_text(text)
+        assert "--into: README.md needs the lines <!-- tables --> and" in refused(*given)
+        assert Path("README.md").read_text() == text
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results" / "short" / "runs").glob("*-*.csv")), ids=lambda p: p.stem)
+def test_a_student_s_row_carries_the_command_that_makes_it_again(path):
+    """The command's options, resolved, are those of the row."""
+    with open(path, newline="") as file:
+        [row] = csv.DictReader(file)
+    args = train_student.get_args_parser().parse_args(shlex.split(row["command"])[2:])
+    resolve_training(args, args.model_s)
+    resolve_weights(args, row["teacher"], row["student"])
+    options = {name: "" if value is None else str(value) for name, value in plain(args).items()}
+    apart = NOT_PART_OF_A_RUN.union(without_effect(args), ["weights_source"])
+    same = options.keys() & row.keys() - apart
+    assert {name: options[name] for name in same} == {name: row[name] for name in same}
+    assert {"seed", "epochs", "lr", "alpha", "delta", "batch_size", "amp", "dataset", "path_t"} <= same
