@@ -99,7 +99,8 @@ def resolve_weights(args, teacher: str, student: str) -> dict:
         assumed = args.logit_stand and method.loss is not None
         args.weights_source = "assumed: the method's own, with standardised logits" if assumed else source
     elif weights in ((1.0, pair.alpha, 0.0, pair.delta), (1.0, pair.alpha, 0.0, 0.0)) and not args.logit_stand:
-        args.weights_source = pair.source
+        through_ripsnet = args.topology in (None, "ripsnet")
+        args.weights_source = pair.source if through_ripsnet else "assumed: alpha and delta as for RipsNet"
     else:
         args.weights_source = "given on the command line"
     return options
@@ -168,7 +169,7 @@ def without_effect(args) -> tuple[str, ...]:
     names = ("operator", "ripsnet") if args.topology != "ripsnet" else ()
     names += ("pcd_bn", "sigma_rule") if args.topology in (None, "wasserstein") else ()
     names += ("set",) if not args.set else ()
-    return names + (("dim", "tda_layer_t", "topology") if args.topology is None else ())
+    return names + (("dim", "tda_layer_t", "tda_layer_s", "topology") if args.topology is None else ())
 
 
 def run_name(args, teacher: str, student: str) -> str:

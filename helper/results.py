@@ -23,7 +23,7 @@ REPETITION = {"run", "trial", "seed"}
 PLACE = {"path_t", "device", "python", "torch", "torchvision", "numpy", "gudhi", "commit", "command", "weights_source"}
 MAY_DIFFER = MEASURED | REPETITION | PLACE | {"file"}
 # What the control lacks beside the options that its row leaves empty: the topology term.
-TOPOLOGY = {"method", "delta", "tda_layer_s"}
+TOPOLOGY = {"method", "delta"}
 
 REQUIRED = {"run", "method", "teacher", "student", "teacher_sha256", "dataset", "seed", "epochs", "best", "last"}
 NUMBERS = MEASURED | {"epochs", "delta"}

@@ -68,7 +68,7 @@ def test_other_pairs_are_marked_as_assumed(pair, like):
     [
         ((), (0.1, 0.9, 0, 0), "KD", "published: RepDistiller's scripts, mdistiller"),
         (("-d", 5), (1, 2, 0, 5), "TopKD", "published: the authors' released log"),
-        (("--topology", "exact"), (1, 2, 0, 5), "TopKD-exact", "published: the authors' released log"),
+        (("--topology", "exact"), (1, 2, 0, 5), "TopKD-exact", "assumed: alpha and delta as for RipsNet"),
         (("-r", 1, "-a", 2), (1, 2, 0, 0), "KD-control", "published: the authors' released log"),
         (("-r", 1, "-a", 2, "-d", 0), (1, 2, 0, 0), "KD-control", "published: the authors' released log"),
         (("-r", 1, "-a", 0), (1, 0, 0, 0), "CE", "given on the command line"),
