@@ -256,7 +256,7 @@ def resolve_method(name: str) -> str:
     def plain(text):
         return text.lower().replace("-", "").replace("_", "")
 
-    keys = {plain(key): key for key in distiller_dict} | ALIASES
+    keys = ALIASES | {plain(key): key for key in distiller_dict}
     if plain(name) in keys:
         return keys[plain(name)]
     near = difflib.get_close_matches(plain(name), keys, n=1, cutoff=0)

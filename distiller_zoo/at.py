@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import to_smaller
+from .blocks import stage_shapes, to_smaller
 from .method import Batch, Output, Pair
 
 
@@ -12,11 +12,15 @@ class AT(nn.Module):
 
     A map is the mean over channels of |F|^p, flattened: (B, C, H, W) -> (B, H W). The paper takes the norm of the
     difference of two maps; the published weight belongs to its square averaged over batch and pixels, and so does this.
-    Maps of different sizes are compared at the smaller one.
+    Maps of different sizes are compared at the smaller one. ValueError for p below 1, whose derivative at 0 is
+    infinite, and for networks of different numbers of stages.
     """
 
     def __init__(self, pair: Pair, *, p: float = 2.0):
         super().__init__()
+        stage_shapes(pair)  # refuses what forward could not pair up
+        if p < 1:
+            raise ValueError(f"p: found {p}, expected at least 1")
         self.p = p
 
     def attention(self, feature: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .method import Pair
+
 
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm that also takes a batch of one value a channel, which has no variance: by the running statistics."""
@@ -12,6 +14,17 @@ class BatchNorm(nn.BatchNorm2d):
         if self.training and x.numel() == x.shape[1]:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         return super().forward(x)
+
+
+def stage_shapes(pair: Pair) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """[(student's, teacher's)] shapes of the stages' outputs; ValueError where one network has more stages."""
+    shapes_s, shapes_t = pair.shapes_s[1:-1], pair.shapes_t[1:-1]
+    if len(shapes_s) != len(shapes_t):
+        raise ValueError(
+            f"needs as many stages in both networks, found {len(shapes_s)} for the student and {len(shapes_t)} for the "
+            "teacher"
+        )
+    return list(zip(shapes_s, shapes_t, strict=True))
 
 
 def to_smaller(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -26,7 +39,7 @@ def regressor(shape_s: tuple[int, int, int], shape_t: tuple[int, int, int]) -> n
     """A convolution and a batch norm from maps of shape_s to maps of shape_t, both (C, H, W).
 
     1 x 1 between equal sizes, strided 3 x 3 to a smaller size, transposed to a larger one. ValueError where neither
-    size is a multiple of the other.
+    size is a multiple of the other, or the larger one an odd multiple.
     """
     (width_s, size_s, _), (width_t, size_t, _) = shape_s, shape_t
     down, up = size_s // size_t, size_t // size_s

@@ -14,11 +14,11 @@ class CC(nn.Module):
     form "difference": the one that the published weight belongs to. With D (B, feat_dim) the difference of linear
     embeddings of student and teacher, both trained, the mean over consecutive samples of sum_k |D_ik| |D_(i+1)k|. It is
     not the paper's equation.
-    form "kernel": the paper's (equations 4, 7 and 9). Squared difference of the batch's kernel matrices, over B^2; the
+    form "kernel": the paper's (section 3). Squared difference of the batch's kernel matrices, over B^2; the
     kernel is the Gaussian with parameter `width` on L2-normalised features, by its Taylor polynomial of degree `order`.
     Without embeddings, because trained ones of the teacher would let both collapse.
 
-    A batch of one sample has no correlations: 0.
+    A batch of one sample has no correlations: 0. ValueError for another form, and for feat_dim or order below 1.
     """
 
     def __init__(
@@ -27,6 +27,8 @@ class CC(nn.Module):
         super().__init__()
         if form not in ("difference", "kernel"):
             raise ValueError(f"form: found {form!r}, expected difference or kernel")
+        if min(feat_dim, order) < 1:
+            raise ValueError(f"feat_dim, order: found {feat_dim}, {order}, expected at least 1")
         self.form, self.width, self.order = form, width, order
         if form == "difference":
             self.embed_s = nn.Linear(pair.shapes_s[-1][0], feat_dim)

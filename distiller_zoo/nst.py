@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import to_smaller
+from .blocks import stage_shapes, to_smaller
 from .method import Batch, Output, Pair
 
 
@@ -20,15 +20,16 @@ def mean_kernel(x: Tensor, y: Tensor) -> Tensor:
 
 
 class NST(nn.Module):
-    """Squared maximum mean discrepancy between the channels of student and teacher, summed over the stages (eq. 3).
+    """Squared maximum mean discrepancy between the channels of student and teacher, summed over the stages (section 4).
 
     A channel's map is one sample, L2-normalised over its pixels; the kernel is the polynomial one of degree 2 without
-    constant (section 4.2). Maps of different sizes are compared at the smaller one. The teacher's own term is kept, so
-    that equal maps give 0.
+    constant. Maps of different sizes are compared at the smaller one. The teacher's own term is kept, so that equal
+    maps give 0. ValueError for networks of different numbers of stages.
     """
 
     def __init__(self, pair: Pair):
         super().__init__()
+        stage_shapes(pair)  # refuses what forward could not pair up
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         loss = 0.0

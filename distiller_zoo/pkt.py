@@ -11,9 +11,9 @@ EPS = 1e-7
 class PKT(nn.Module):
     """Divergence of the samples' affinities, mean over B^2 of p_t log(p_t / p_s), on the pooled features.
 
-    Affinities are cosine similarities shifted to [0, 1], each row divided by its sum (equations 4 to 6; the cosine
-    kernel is the one the paper recommends, because it has no bandwidth). The paper's equation 8 sums; the published
-    weight belongs to the mean. 1e-7 is added within the logarithm.
+    Affinities are cosine similarities shifted to [0, 1], each row divided by its sum (section 3; of the paper's kernels
+    the one that needs no bandwidth). The paper sums, and leaves each sample's affinity to itself out; the published
+    weight belongs to the mean over all pairs. 1e-7 is added within the logarithm.
     """
 
     def __init__(self, pair: Pair):
@@ -22,7 +22,7 @@ class PKT(nn.Module):
     @staticmethod
     def affinities(feature: Tensor) -> Tensor:
         rows = F.normalize(feature, eps=EPS)
-        shifted = (rows @ rows.T + 1) / 2
+        shifted = ((rows @ rows.T + 1) / 2).clamp(min=0)  # rounding takes cosines below -1
         return shifted / shifted.sum(dim=1, keepdim=True)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:

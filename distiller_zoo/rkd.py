@@ -9,7 +9,7 @@ from .method import Batch, Output, Pair
 
 
 def distances(points: Tensor) -> Tensor:
-    """Euclidean distances (n, n) divided by the mean of the positive ones (equations 5 and 6); 0 if there is none."""
+    """Euclidean distances (n, n) divided by the mean of the positive ones (section 3.2.1); 0 if there is none."""
     found = safe_norm(points[:, None] - points[None])
     positive = found > 0
     mean = found.sum() / positive.sum().clamp(min=1)
@@ -17,14 +17,15 @@ def distances(points: Tensor) -> Tensor:
 
 
 def angles(points: Tensor) -> Tensor:
-    """Cosines (n, n, n) of the angles at point i between points j and k (equation 8); 0 where two coincide."""
+    """Cosines (n, n, n) of the angles at point i between points j and k (section 3.2.2); 0 where two coincide."""
     edges = points[None] - points[:, None]
-    directions = edges / safe_norm(edges).clamp(min=1e-12)[..., None]
+    lengths = safe_norm(edges)
+    directions = edges / torch.where(lengths > 0, lengths, 1.0)[..., None]
     return directions @ directions.transpose(1, 2)
 
 
 class RKD(nn.Module):
-    """distance * L_distance + angle * L_angle on the pooled features (equations 7 and 9).
+    """distance * L_distance + angle * L_angle on the pooled features (section 3.2).
 
     Both are means of the smooth L1 loss (Huber's, with threshold 1) over all pairs and all triples, those of equal
     indices included, which add 0: the published weights belong to these means.

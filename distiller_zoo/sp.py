@@ -7,7 +7,7 @@ from .method import Batch, Output, Pair
 
 
 class SP(nn.Module):
-    """Squared Frobenius norm of the difference of the batch's similarity matrices, over B^2 (equations 1 to 4).
+    """Squared Frobenius norm of the difference of the batch's similarity matrices, over B^2 (equation 3).
 
     The similarity matrix of the last stage's maps, flattened to Q (B, C H W), is Q Q^T with L2-normalised rows. The
     paper allows several layers; the published weight belongs to the last one.
