@@ -10,12 +10,12 @@ BANDWIDTH = 8.0
 
 
 def principal_vector(feature: Tensor) -> Tensor:
-    """The first right singular vector over the pixels, (B, H W), of each map (B, C, H W), its sum not negative; 0 for a map of zeros.
+    """The first right singular vector over the pixels, (B, H W), of each map (B, C, H, W); 0 for a map of zeros.
 
     With A = F F^T (C, C), u its first eigenvector, it is F^T u normalised. The eigenvectors are found without gradient;
     u's first derivative is that of perturbation theory, sum_j u_j (u_j . dA u) / (l - l_j), in which, unlike in the
-    derivative of a full decomposition, equal eigenvalues among the others do no harm. An eigenvalue that rounding cannot
-    tell from the first adds nothing to it.
+    derivative of a full decomposition, equal eigenvalues among the others do no harm; one that rounding cannot tell
+    from the first is left out. The sign is that which makes the sum not negative.
     """
     rows = feature.flatten(2)
     gram = rows @ rows.transpose(1, 2)

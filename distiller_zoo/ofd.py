@@ -22,8 +22,8 @@ class OFD(nn.Module):
     """Partial L2 distance between pre-activations, the teacher's cut at a negative margin (section 3).
 
     The teacher's value t becomes max(t, m), m being the mean of its channel's negative values, from the batch norm
-    before (in a residual network that of the block's last convolution, whose output the shortcut is then
-    added to). The student's s goes through a 1 x 1 convolution with batch norm. A position adds (s - t)^2, or 0 where
+    before (in a residual network that of the block's last convolution, whose output the shortcut is then added to).
+    The student's s goes through a 1 x 1 convolution with batch norm. A position adds (s - t)^2, or 0 where
     s <= t <= 0. Summed over the elements, divided by the batch size, times 2^(i - L + 1) for stage i of L, counted from
     0: the published weight, 1/1000, belongs to this sum. Maps of different sizes are compared at the smaller one
     (assumed). ValueError for a teacher whose pre-activations come from no batch norm.
