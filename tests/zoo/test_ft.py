@@ -60,10 +60,10 @@ def test_vanishes_where_the_translator_is_the_paraphraser_and_ignores_the_size_o
 def test_the_paraphraser_trains_in_the_first_stage_and_then_stands_still():
     loss, student, teacher, batch = setup("ft")
     optimizer = torch.optim.SGD(loss.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    loss(student, teacher, batch)  # the first stage trains even if the factors were looked at before
 
     def changed_by(call, student):
         before = {name: value.clone() for name, value in loss.state_dict().items()}
-        loss.train()
         optimizer.zero_grad()
         call(student, teacher, batch).backward()
         optimizer.step()

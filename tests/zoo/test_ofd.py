@@ -55,6 +55,13 @@ def test_margin_of_a_channel_that_does_not_vary(bias, expected):
     assert margins(batch_norm(0, bias)).item() == pytest.approx(expected, abs=1e-11)
 
 
+def test_rounding_makes_no_margin_positive():
+    norm = nn.BatchNorm2d(1000).double()
+    norm.weight.data.fill_(1e-9)
+    norm.bias.data = torch.linspace(0.1, 5, 1000, dtype=torch.double)
+    assert (margins(norm) <= 0).all()
+
+
 @pytest.mark.parametrize("sizes_s", [(4, 4, 2, 2), (4, 2, 2, 1), (8, 8, 4, 2)])
 def test_formula(sizes_s):
     loss, student, teacher, batch = setup("ofd", sizes_s=sizes_s)
