@@ -12,20 +12,21 @@ SCALE = 3 / 1000
 
 
 class AB(nn.Module):
-    """A squared hinge that moves the student's neurons to the teacher's side of zero (equation 5); a first stage alone.
+    """A squared hinge that moves the student's neurons to the teacher's side of zero; a first stage alone.
 
-    On pre-activations of every stage; the student's go through a connector, a convolution with batch norm. A connected
-    value s with the teacher's t adds (s + margin)^2 where t <= 0 and s > -margin, and (margin - s)^2 where t > 0 and
-    s <= margin. Summed over the elements, divided by the batch size, times 2^(i - L + 1) for stage i of L, counted from
-    0, and times 3 / 1000, to which the published weight belongs. The margin of 1 is assumed. In the first stage nothing
-    else is trained with it; afterwards cross entropy is alone.
+    On pre-activations of every stage; where the shapes differ, the student's go through a connector, a convolution with
+    batch norm (ValueError where there is none between the two sizes). A connected value s with the teacher's t adds
+    (s + margin)^2 where t <= 0 and s > -margin, and (margin - s)^2 where t > 0 and s <= margin. Summed over the
+    elements, divided by the batch size, times 2^(i - L + 1) for stage i of L, counted from 0, and times 3 / 1000, to
+    which the published weight belongs. The margin of 1 is assumed. In the first stage nothing else is trained with it;
+    afterwards cross entropy is alone.
     """
 
     def __init__(self, pair: Pair, *, margin: float = 1.0):
         super().__init__()
         self.margin = margin
         shapes = zip(pair.shapes_s[1:-1], pair.shapes_t[1:-1], strict=True)
-        self.connectors = nn.ModuleList(regressor(*each) for each in shapes)
+        self.connectors = nn.ModuleList(nn.Identity() if s == t else regressor(s, t) for s, t in shapes)
 
     def first_stage(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         loss = 0.0

@@ -8,7 +8,7 @@ from .method import Batch, Output, Pair
 
 
 class DIST(nn.Module):
-    """inter * d(rows) + intra * d(columns) of the softened predictions, d = 1 - Pearson's correlation (eq. 9 to 11).
+    """inter * d(rows) + intra * d(columns) of the softened predictions, d = 1 - Pearson's correlation.
 
     Rows are the predictions of an image over the classes, columns those for a class over the batch; means over rows and
     over columns. T is --kd_T; both are multiplied by T^2, which is not in the paper's equations but belongs to the

@@ -9,7 +9,7 @@ from .method import Batch, Output, Pair
 
 
 def layers(*widths: int, transposed: bool = False) -> nn.Sequential:
-    """3 x 3 convolutions, each followed by batch norm and leaky ReLU (0.1), through these widths (section 4)."""
+    """3 x 3 convolutions, each followed by batch norm and leaky ReLU (0.1), through these widths."""
     kind = nn.ConvTranspose2d if transposed else nn.Conv2d
     found = []
     for width_in, width_out in zip(widths, widths[1:], strict=False):
@@ -18,11 +18,11 @@ def layers(*widths: int, transposed: bool = False) -> nn.Sequential:
 
 
 class FT(nn.Module):
-    """L1 distance between the normalised factors of teacher and student, from the last stage's maps (equation 3).
+    """L1 distance between the normalised factors of teacher and student, from the last stage's maps (section 3).
 
     The teacher's factor is the code of a paraphraser, an autoencoder with `rate` times as many channels, which a first
-    stage trains to reconstruct the teacher's map (equation 2, mean squared error) and which then stands still. The
-    student's is made by a translator, trained with the student.
+    stage trains to reconstruct the teacher's map (mean squared error) and which then stands still. The student's is
+    made by a translator, trained with the student.
     form "map": the one that the published weight belongs to. A factor becomes the mean over channels of its squares,
     L2-normalised over the pixels; the mean over batch and pixels of the absolute difference.
     form "factor": the paper's. The whole factor, flattened, is L2-normalised; the mean of the absolute difference.

@@ -1,21 +1,21 @@
 """KD-SVD: Lee, Kim, Song, "Self-supervised Knowledge Distillation Using Singular Value Decomposition", ECCV 2018."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import to_smaller
+from .blocks import safe_norm, to_smaller
 from .method import Batch, Output, Pair
 
 BANDWIDTH = 8.0
 
 
 def principal_vector(feature: Tensor) -> Tensor:
-    """The first right singular vector over the pixels, (B, H W), of each map (B, C, H W), its sum not negative.
+    """The first right singular vector over the pixels, (B, H W), of each map (B, C, H, W); 0 for a map of zeros.
 
     With A = F F^T (C, C), u its first eigenvector, it is F^T u normalised. The eigenvectors are found without gradient;
     u's first derivative is that of perturbation theory, sum_j u_j (u_j . dA u) / (l - l_j), in which, unlike in the
-    derivative of a full decomposition, equal eigenvalues among the others do no harm.
+    derivative of a full decomposition, equal eigenvalues among the others do no harm; one that rounding cannot tell
+    from the first is left out. The sign is that which makes the sum not negative.
     """
     rows = feature.flatten(2)
     gram = rows @ rows.transpose(1, 2)
@@ -23,16 +23,18 @@ def principal_vector(feature: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(gram)
         first, others = vectors[:, :, -1:], vectors[:, :, :-1]
         gaps = values[:, -1:] - values[:, :-1]
-        smallest = torch.finfo(gaps.dtype).eps * values[:, -1:].clamp(min=torch.finfo(gaps.dtype).tiny)
-        inverse = torch.where(gaps > smallest, 1 / gaps, 0.0)
+        rounding = max(rows.shape[1:]) * torch.finfo(gaps.dtype).eps * values[:, -1:]
+        inverse = torch.where(gaps > rounding, 1 / gaps, 0.0)
     change = (gram - gram.detach()) @ first
     first = first + others @ (inverse[:, :, None] * (others.transpose(1, 2) @ change))
-    vector = F.normalize((rows.transpose(1, 2) @ first).squeeze(2))
+    vector = (rows.transpose(1, 2) @ first).squeeze(2)
+    norm = safe_norm(vector)[:, None]
+    vector = vector / torch.where(norm == 0, 1.0, norm)
     return torch.where(vector.sum(dim=1, keepdim=True) < 0, -vector, vector)
 
 
 class KDSVD(nn.Module):
-    """Squared difference of the relations between the principal vectors of consecutive stages (equations 3 to 6).
+    """Squared difference of the relations between the principal vectors of consecutive stages (section 3).
 
     A stage's maps (C, H W) are replaced by the first singular vector over the pixels; the relation of two stages is
     exp(-(v_i - w_j)^2 / 8) for every pixel i of the one and j of the other. Squared differences of the relations are

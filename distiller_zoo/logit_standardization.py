@@ -6,7 +6,7 @@ EPS = 1e-7
 
 
 def standardize(logits: Tensor) -> Tensor:
-    """The z-scores of each row of logits (B, classes): (z - mean) / (deviation + 1e-7), unbiased deviation (eq. 10).
+    """The z-scores of each row of logits (B, classes): (z - mean) / (deviation + 1e-7), unbiased deviation.
 
     For the logits of teacher and student alike, before a method that compares logits softens them by its temperature.
     """

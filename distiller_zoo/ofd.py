@@ -13,18 +13,17 @@ from .method import Batch, Output, Pair
 def margins(norm: nn.BatchNorm2d) -> Tensor:
     """E[x | x < 0] for each channel, x normal with the mean and deviation that a batch norm gives it: (C,)."""
     mean, deviation = norm.bias.detach().double(), norm.weight.detach().double().abs().clamp(min=1e-12)
-    z = mean / deviation
-    log_density = -0.5 * z.square() - 0.5 * math.log(2 * math.pi)
-    found = mean - deviation * (log_density - torch.special.log_ndtr(-z)).exp()
+    # Density over probability of x < 0 is sqrt(2 / pi) / erfcx, in which nothing underflows far from the mean.
+    found = mean - deviation * math.sqrt(2 / math.pi) / torch.special.erfcx(mean / deviation / math.sqrt(2))
     return found.clamp(max=0).to(norm.weight.dtype)
 
 
 class OFD(nn.Module):
-    """Partial L2 distance between pre-activations, the teacher's cut at a negative margin (equations 1 to 3).
+    """Partial L2 distance between pre-activations, the teacher's cut at a negative margin (section 3).
 
     The teacher's value t becomes max(t, m), m being the mean of its channel's negative values, from the batch norm
-    before (section 3.2; in a residual network that of the block's last convolution, whose output the shortcut is then
-    added to). The student's s goes through a 1 x 1 convolution with batch norm. A position adds (s - t)^2, or 0 where
+    before (in a residual network that of the block's last convolution, whose output the shortcut is then added to).
+    The student's s goes through a 1 x 1 convolution with batch norm. A position adds (s - t)^2, or 0 where
     s <= t <= 0. Summed over the elements, divided by the batch size, times 2^(i - L + 1) for stage i of L, counted from
     0: the published weight, 1/1000, belongs to this sum. Maps of different sizes are compared at the smaller one
     (assumed). ValueError for a teacher whose pre-activations come from no batch norm.

@@ -15,7 +15,7 @@ EPS = 1e-5
 class VID(nn.Module):
     """Negative log-likelihood of the teacher's maps under a Gaussian whose mean is regressed from the student's.
 
-    The variance is one number a channel, softplus(a) + 1e-5, trained, and `variance` at first (equations 5 and 6; the
+    The variance is one number a channel, softplus(a) + 1e-5, trained, and `variance` at first (section 2; the
     additive constant log(2 pi) / 2 is left out). Mean over the elements, summed over the stages, as the published
     weight has it. The regressor is three 1 x 1 convolutions without bias, with ReLU between. Maps of different sizes
     are compared at the smaller one.

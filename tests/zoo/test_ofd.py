@@ -1,0 +1,127 @@
+"""OFD: margins against integrals, the distance one element at a time."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from reference_b import (
+    DEGENERATE,
+    array,
+    at_smaller_size,
+    check_entry,
+    check_finite,
+    check_fits,
+    check_gradients,
+    setup,
+    through,
+)
+from scipy import integrate, stats
+from torch import nn
+
+from distiller_zoo import Pair, distiller_dict
+from distiller_zoo.ofd import margins
+
+
+def batch_norm(weight, bias):
+    norm = nn.BatchNorm2d(1).double()
+    norm.weight.data.fill_(weight)
+    norm.bias.data.fill_(bias)
+    return norm
+
+
+@pytest.mark.parametrize(("weight", "bias"), [(1, 0), (0.5, 0.3), (-0.5, -0.3), (2, 5), (0.1, -0.4)])
+def test_a_margin_is_the_mean_of_a_normal_variables_negative_values(weight, bias):
+    deviation = abs(weight)
+    lowest = min(bias, 0) - 12 * deviation
+
+    def integral(function):
+        return integrate.quad(function, lowest, 0, points=[bias] if bias < 0 else None, epsabs=0, epsrel=1e-10)[0]
+
+    mass = integral(lambda x: stats.norm.pdf(x, bias, deviation))
+    expected = integral(lambda x: x * stats.norm.pdf(x, bias, deviation)) / mass
+    assert margins(batch_norm(weight, bias)).item() == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize("ratio", [-40, -8, 0, 3, 8, 30])
+def test_margins_far_from_zero(ratio):
+    """Against SciPy's truncated normal distribution; (0, inf) of the mirrored variable."""
+    expected = -0.2 * stats.truncnorm.mean(ratio, math.inf, loc=-ratio)
+    assert margins(batch_norm(0.2, 0.2 * ratio)).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("bias", "expected"), [(0.3, 0), (-0.2, -0.2), (0, 0)])
+def test_margin_of_a_channel_that_does_not_vary(bias, expected):
+    assert margins(batch_norm(0, bias)).item() == pytest.approx(expected, abs=1e-11)
+
+
+def test_rounding_makes_no_margin_positive():
+    norm = nn.BatchNorm2d(1000).double()
+    norm.weight.data.fill_(1e-9)
+    norm.bias.data = torch.linspace(0.1, 5, 1000, dtype=torch.double)
+    assert (margins(norm) <= 0).all()
+
+
+@pytest.mark.parametrize("sizes_s", [(4, 4, 2, 2), (4, 2, 2, 1), (8, 8, 4, 2)])
+def test_formula(sizes_s):
+    loss, student, teacher, batch = setup("ofd", sizes_s=sizes_s)
+    expected = 0.0
+    for stage, weight in zip((1, 2, 3), (1 / 4, 1 / 2, 1), strict=True):
+        s = through(loss.connectors[stage - 1], array(student.features[stage]))
+        t = np.maximum(array(teacher.features[stage]), array(loss.get_buffer(f"margin{stage - 1}")))
+        s, t = at_smaller_size(torch.from_numpy(s), torch.from_numpy(t))
+        terms = [0 if a <= b <= 0 else (a - b) ** 2 for a, b in zip(s.flat, t.flat, strict=True)]
+        expected += weight * sum(terms) / len(s)
+    assert loss(student, teacher, batch).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("s", "t", "expected"),
+    [(1.5, 2, 0.25), (3, 2, 1), (-2, 1, 9), (0.5, -0.25, 0.5625), (-0.5, -0.25, 0), (0, -9, 0.64), (-1, -9, 0)],
+)
+def test_one_element_by_hand(s, t, expected):
+    """A normal variable of deviation 1 and mean 0 has the margin -sqrt(2 / pi), here scaled to -0.8."""
+    norm = batch_norm(0.8 / math.sqrt(2 / math.pi), 0)
+    loss = distiller_dict["ofd"].loss(Pair(((1, 1, 1),) * 3, ((1, 1, 1),) * 3, norms_t=[norm])).double()
+    loss.connectors[0] = nn.Identity()
+    _, student, teacher, batch = setup("ofd", count=1)
+    student, teacher = (
+        each._replace(features=[None, torch.full((1, 1, 1, 1), value, dtype=torch.double), None])
+        for each, value in ((student, s), (teacher, t))
+    )
+    assert loss(student, teacher, batch).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_margins_are_no_part_of_the_checkpoint_and_follow_the_module():
+    loss = setup("ofd")[0]
+    assert not any("margin" in name for name in loss.state_dict())
+    assert loss.to(torch.float32).margin0.dtype == torch.float32 and loss.to("meta").margin2.is_meta
+
+
+@pytest.mark.parametrize("norms", [(), (nn.BatchNorm2d(3), None, nn.BatchNorm2d(5))])
+def test_a_teacher_without_batch_norms_is_refused(norms):
+    shapes = ((2, 4, 4),) * 4 + ((2,),)
+    with pytest.raises(ValueError, match="needs a teacher whose pre-activations come from a batch norm"):
+        distiller_dict["ofd"].loss(Pair(shapes, shapes, norms_t=norms))
+
+
+@DEGENERATE
+@pytest.mark.parametrize("sizes", [(4, 4, 2, 2), (4, 4, 2, 1)])
+def test_short_and_constant_batches(count, fill, sizes):
+    check_finite("ofd", count, fill, sizes_s=sizes, sizes_t=sizes)
+
+
+def test_gradients():
+    check_gradients("ofd")
+
+
+def test_fits_a_batch():
+    check_fits("ofd", rate=0.01)
+
+
+def test_entry():
+    """mdistiller's defaults: weight 0.001 beside cross entropy, on pre-activations."""
+    method = distiller_dict["ofd"]
+    assert (method.gamma, method.alpha, method.beta, method.options) == (1, 0, 0.001, {})
+    assert method.preact
+    check_entry("ofd")
