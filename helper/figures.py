@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 def image_panel(images: dict[str, np.ndarray], columns: int = 2) -> Figure:
     """Persistence images (rows, columns of pixels) under their names, row by row, on one colour scale from 0."""
     rows = math.ceil(len(images) / columns)
-    figure = Figure(figsize=(2.2 * columns, 2.2 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
+    figure = Figure(figsize=(1 + 2 * columns, 0.6 + 2.2 * rows))
     brightest = max(image.max() for image in images.values())
-    for ax, (name, image) in zip(axes, images.items(), strict=False):
+    for number, (name, image) in enumerate(images.items(), 1):
+        ax = figure.add_subplot(rows, columns, number, title=name, xticks=[], yticks=[])
         drawn = ax.imshow(image, origin="lower", cmap="viridis", vmin=0, vmax=brightest)
-        ax.set(title=name, xticks=[], yticks=[], xlabel="birth", ylabel="persistence")
-    figure.colorbar(drawn, ax=list(figure.axes), aspect=12 * rows)
+    figure.colorbar(drawn, ax=figure.axes)
+    figure.supxlabel("birth")
+    figure.supylabel("persistence")
     return figure
