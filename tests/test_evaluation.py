@@ -1,5 +1,6 @@
 """evaluate.py and helper/evaluation.py against scikit-learn, SciPy, GUDHI's SimplexTree, and numbers worked by hand."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 from test_clouds import (
     CLASSES,
     CLOUDS,
+    NOISE,
     POINTS,
     TEACHER,
     call,
@@ -28,6 +30,7 @@ from test_clouds import (
 )
 
 import evaluate
+from dataset import dataset_dict
 from helper import checkpoint
 from helper.evaluation import (
     accuracy_scores,
@@ -316,6 +319,14 @@ def test_classes_are_printed_when_asked_for(capsys):
         [str(label)] + [f"{network['per_class'][str(label)]:.2f}" for network in networks] for label in range(CLASSES)
     ]
     assert [line.split() for line in lines] == expected
+
+
+def test_classes_have_the_names_of_the_data_set(monkeypatch):
+    numbers = scores(*USUAL)["network"]["per_class"]
+    named = dataclasses.replace(NOISE, class_names=lambda data_dir: ["ant", "bee", "cat"])
+    monkeypatch.setitem(dataset_dict, "noise", named)
+    found = scores(*USUAL)["network"]["per_class"]
+    assert found == {"ant": numbers["0"], "bee": numbers["1"], "cat": numbers["2"]}
 
 
 def test_without_gudhi_predictions_are_scored_and_topology_is_refused(monkeypatch, capsys):
