@@ -18,7 +18,15 @@ from pathlib import Path
 
 from helper.checkpoint import load_network, write_json
 from helper.data import class_names, load_data
-from helper.evaluation import TopologyComparison, agreement, finite, network_report, predict, report_text
+from helper.evaluation import (
+    DIAGRAM_DISTANCES,
+    TopologyComparison,
+    agreement,
+    finite,
+    network_report,
+    predict,
+    report_text,
+)
 from helper.options import (
     MODEL_HELP,
     Parser,
@@ -61,7 +69,7 @@ def get_args_parser() -> Parser:
     comparison.add_argument(
         "--topology",
         nargs="+",
-        choices=["images", "bottleneck", "wasserstein"],
+        choices=["images", *DIAGRAM_DISTANCES],
         default=None,
         help="distance of the exact persistence images; bottleneck, 2-Wasserstein distance of the diagrams. The "
         "student's clouds are taken without projection, which is not deployed: widths may differ",
@@ -96,9 +104,10 @@ def main(args) -> None:
         raise UserError(f"--{given[0]}: needs a teacher to compare with; give its checkpoint with --path_t")
     network = load_network(args.path, args.model, "--model", args.device, args.dataset)
     teacher = load_network(args.path_t, args.model_t, "--model_t", args.device, args.dataset) if args.path_t else None
-    comparison = TopologyComparison(args, network, teacher) if set(given) & set(TOPOLOGY_OPTIONS) else None
     _, test_set = load_data(args)
     names = class_names(args)
+    compares_topology = any(name in TOPOLOGY_OPTIONS for name in given)
+    comparison = TopologyComparison(args, network, teacher, len(test_set)) if compares_topology else None
 
     layer_s, layer_t = (args.tda_layer_s, args.tda_layer_t) if comparison else (None, None)
     logits, points = predict(network.model, test_set, args.amp, layer_s)

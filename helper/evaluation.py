@@ -119,9 +119,11 @@ def bars(diagram) -> np.ndarray:
 
 
 class TopologyComparison:
-    """What --topology and --ripsnet ask for. Files that are missing or do not fit are refused here, before any work."""
+    """What --topology and --ripsnet ask for on a test set of so many images. What does not fit is refused here, before
+    any image is seen.
+    """
 
-    def __init__(self, args, student: Network, teacher: Network):
+    def __init__(self, args, student: Network, teacher: Network, images: int):
         self.dims, self.points = dims(args), args.batch_size
         self.widths = (
             layer_width(student.model, args.tda_layer_s, student.num_classes, "--tda_layer_s"),
@@ -130,9 +132,11 @@ class TopologyComparison:
         self.specs: dict[int, ImageSpec] = {}
         self.ripsnets: dict[int, RipsNet] = {}
         kinds = args.topology or []
-        self.distances = {name: DIAGRAM_DISTANCES[name] for name in DIAGRAM_DISTANCES if name in kinds}
+        self.distances = {name: distance for name, distance in DIAGRAM_DISTANCES.items() if name in kinds}
         if self.points < 2:
             raise UserError(f"--batch_size: found {self.points}, expected at least 2 points in a cloud")
+        if self.points > images:
+            raise UserError(f"--batch_size: found {self.points}, but the test set has only {images} images")
         if self.distances or 1 in self.dims:
             self._require_gudhi()
         if "images" in kinds or args.ripsnet is not None:
@@ -176,8 +180,6 @@ class TopologyComparison:
         pixels, which is what `--topology exact` trains; r2 are RipsNet's, against the mean of the exact images.
         """
         count, rest = divmod(len(teacher), self.points)
-        if count == 0:
-            raise UserError(f"--batch_size: found {self.points}, but the test set has only {len(teacher)} images")
         clouds = [points[: count * self.points].unflatten(0, (count, -1)) for points in (student, teacher)]
         found = {"clouds": count, "points": self.points, "images_left_out": rest, "widths": list(self.widths)}
         return found | {f"dim{dim}": self._measure_dim(dim, clouds) for dim in self.dims}
