@@ -36,6 +36,7 @@ from helper.options import (
     add_cloud_options,
     add_data_options,
     add_operator,
+    add_student_layer,
     add_teacher_options,
     add_training_options,
     method,
@@ -110,12 +111,7 @@ def get_args_parser() -> Parser:
         default=None,
         help="how topology is compared (default: ripsnet when --delta is positive)",
     )
-    loss.add_argument(
-        "--tda_layer_s",
-        type=number(int, maximum=0),
-        default=-1,
-        help="the student's layer, counted as --tda_layer_t (default: -1)",
-    )
+    add_student_layer(loss)
     add_operator(loss, default=None)
     loss.add_argument(
         "--ripsnet",

@@ -137,6 +137,39 @@ class Distillation(Objective):
         return columns
 
     @torch.no_grad()
+    def figures(self) -> dict:
+        """For each image spec, the persistence images of student and teacher on the first probe batch: the exact ones,
+        and below them RipsNet's. Both networks run in eval mode, which changes no buffer."""
+        teacher, topology = self.frozen
+        exact = topology if isinstance(topology, ExactTopology) else self.exact
+        if exact is None or not self.probe:
+            return {}
+        from .figures import image_panel  # only here, because importing matplotlib takes time
+
+        mode = self.training
+        self.eval()
+        images, _ = self.probe[0]
+        with autocast(images.device, self.amp):
+            features_s, logits_s = self.student(images, is_feat=True)
+            features_t, logits_t = teacher(images, is_feat=True)
+        student = self.student_cloud(read_layer(features_s, logits_s, self.layer_s))
+        clouds = torch.stack([student, as_cloud(read_layer(features_t, logits_t, self.layer_t))])
+        self.train(mode)
+        found = {"exact": exact.images(clouds)}
+        if topology is not exact:
+            found["RipsNet"] = topology.images(clouds)
+        columns, rows = exact.specs[0].resolution
+        panels = {
+            f"{network}, {kind}": pixels.view(-1, rows, columns).cpu().numpy()  # an image for each spec
+            for kind, pair in found.items()
+            for network, pixels in zip(("student", "teacher"), pair, strict=True)
+        }
+        return {
+            f"persistence_images/dim{spec.dim}": image_panel({name: image[i] for name, image in panels.items()})
+            for i, spec in enumerate(exact.specs)
+        }
+
+    @torch.no_grad()
     def r2_on_student(self) -> float:
         clouds = []
         for images, _ in self.probe:

@@ -6,6 +6,7 @@ ends with the weights and the log of one that never stopped, bit for bit.
 """
 
 import contextlib
+import io
 import random
 import signal
 import socket
@@ -23,9 +24,10 @@ from dataset import ImageSet, TrainLoader, test_batches
 
 from . import checkpoint
 from .options import Interrupted, RunStopped
-from .runs import Run
+from .runs import NOT_PART_OF_A_RUN, Run
 
 LOOK_EVERY = 50  # steps between looks at the device, for the progress bar and the non-finite check
+FIGURES_EVERY = 10  # epochs between the objective's figures in TensorBoard; the last epoch has them too
 
 
 def seed_everything(seed: int) -> None:
@@ -69,6 +71,10 @@ class Objective(nn.Module):
 
     def diagnose(self) -> dict[str, float]:
         """Further columns of the log, measured after each epoch; must leave the state of training untouched."""
+        return {}
+
+    def figures(self) -> dict:
+        """matplotlib Figures of the state at an epoch's end, by tag; must leave the state of training untouched."""
         return {}
 
 
@@ -227,7 +233,17 @@ def fit(objective: Objective, loader: TrainLoader, test_set: ImageSet, run: Run,
             }
         )
 
-    with StopRequest() as stop, Events(run.folder, history) as events:
+    # In the middle of an epoch the last one's point is there; at its beginning a kill may have come before the point.
+    with StopRequest() as stop, Events(run.folder, len(history) + (step > 0)) as events:
+
+        def show():
+            events.scalars(len(history), history[-1])
+            if len(history) % FIGURES_EVERY == 0 or len(history) == args.epochs:
+                for tag, figure in objective.figures().items():
+                    events.figure(len(history), tag, figure)
+
+        if history and step == 0:
+            show()
         while epoch <= args.epochs and not stop.requested:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(args, epoch)
@@ -282,7 +298,7 @@ def fit(objective: Objective, loader: TrainLoader, test_set: ImageSet, run: Run,
             epoch, step, spent, meters = epoch + 1, 0, 0.0, Meters(names, args.device)
             save()
             run.write_log(history)
-            events.write(history[-1])
+            show()
             print(
                 f"epoch {epoch - 1}/{args.epochs}  loss {loss:.4f}  train {history[-1]['train_acc']:.2f} %  "
                 f"test {accuracy:.2f} % (best {best:.2f} %)  {history[-1]['seconds']:.1f} s",
@@ -291,6 +307,9 @@ def fit(objective: Objective, loader: TrainLoader, test_set: ImageSet, run: Run,
         if epoch <= args.epochs:
             save()
             raise Interrupted(f"stopped in epoch {epoch} after {step} steps; continue with --resume")
+        accuracies = [row["test_acc"] for row in history]
+        options = {name: value for name, value in run.args.items() if name not in NOT_PART_OF_A_RUN}
+        events.hparams(len(history), options, {"hparam/last": accuracies[-1], "hparam/best": max(accuracies)})
     return history
 
 
@@ -308,12 +327,13 @@ def restore_random(state: dict[str, Tensor], device: torch.device) -> None:
 
 
 class Events:
-    """TensorBoard's scalars, a point an epoch. A resumed run writes its last epoch's point again, over the old one.
+    """TensorBoard's scalars, a point an epoch, figures, and hyperparameters with the final accuracy.
 
+    step: points from this one on that an earlier process has written are discarded, to be written again.
     Not by PyTorch's SummaryWriter: it writes in a thread, where a full disk could not be reported in one clear line.
     """
 
-    def __init__(self, folder: Path, history: list[dict]):
+    def __init__(self, folder: Path, step: int):
         from tensorboard.compat.proto import event_pb2, summary_pb2  # here, because importing them takes time
         from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -321,15 +341,36 @@ class Events:
         self.path = folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
         self.writer = RecordWriter(open(self.path, "wb"))
         self._write(file_version="brain.Event:2")
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)  # discards earlier points from this step on
-        self._write(step=max(1, len(history)), session_log=start)
-        for row in history[-1:]:
-            self.write(row)
+        self._write(step=max(1, step), session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
 
-    def write(self, row: dict) -> None:
-        scalars = {key: value for key, value in row.items() if key != "epoch" and isinstance(value, int | float)}
-        values = [self.summary.Value(tag=key, simple_value=value) for key, value in scalars.items()]
-        self._write(step=row["epoch"], summary=self.summary(value=values))
+    def scalars(self, step: int, values: dict) -> None:
+        """The numbers among the values, each under its name; 'epoch' is the step itself."""
+        numbers = {key: value for key, value in values.items() if key != "epoch" and isinstance(value, int | float)}
+        values = [self.summary.Value(tag=key, simple_value=value) for key, value in numbers.items()]
+        self._write(step=step, summary=self.summary(value=values))
+
+    def figure(self, step: int, tag: str, figure) -> None:
+        """A matplotlib Figure as an image."""
+        png = io.BytesIO()
+        figure.savefig(png, format="png")
+        width, height = figure.canvas.get_width_height()
+        image = self.summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png.getvalue())
+        self._write(step=step, summary=self.summary(value=[self.summary.Value(tag=tag, image=image)]))
+
+    def hparams(self, step: int, options: dict, metrics: dict[str, float]) -> None:
+        """The options of a run that has ended, for the HParams dashboard, and what came of them, as scalars.
+
+        No experiment is declared: TensorBoard then shows the options and scalars of all the runs beside each other.
+        """
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+
+        plain = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in options.items()
+            if value is not None
+        }
+        self._write(step=step, summary=hparams_pb(plain, trial_id=self.path.parent.name))
+        self.scalars(step, metrics)
 
     def _write(self, **fields) -> None:
         try:

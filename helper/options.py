@@ -205,9 +205,9 @@ def add_training_options(parser: Parser) -> None:
     group.add_argument("--resume", action="store_true", help="continue this run from its last checkpoint")
 
 
-def add_teacher_options(parser: Parser) -> None:
+def add_teacher_options(parser: Parser, required: bool = True) -> None:
     group = parser.add_argument_group("teacher")
-    group.add_argument("--path_t", required=True, help="the teacher's checkpoint")
+    group.add_argument("--path_t", required=required, default=None, help="the teacher's checkpoint")
     group.add_argument(
         "--model_t", type=model, default=None, help="its architecture, needed only when the checkpoint does not name it"
     )
@@ -241,6 +241,15 @@ def add_cloud_options(parser: Parser) -> None:
         default="released",
         help="width of the image's Gaussian: from the first 200 points (as the authors did) or from a "
         "random subsample of all (default: %(default)s)",
+    )
+
+
+def add_student_layer(parser) -> None:
+    parser.add_argument(
+        "--tda_layer_s",
+        type=number(int, maximum=0),
+        default=-1,
+        help="the student's layer, counted as --tda_layer_t (default: -1)",
     )
 
 

@@ -64,6 +64,24 @@ def load_ripsnet(path: Path, operator: str, width: int) -> tuple[RipsNet, dict]:
     return network.eval().requires_grad_(False), content
 
 
+def ripsnet_files(args, folder: Path) -> list[Path]:
+    """The files of --ripsnet, or those that stage 3 left in a folder of clouds: one a dimension of --dim."""
+    if args.ripsnet and len(args.ripsnet) != len(dims(args)):
+        raise UserError(
+            f"--ripsnet: found {len(args.ripsnet)} files, expected one for each dimension of --dim {args.dim}"
+        )
+    paths = [Path(path) for path in args.ripsnet or []] or [
+        runs.ripsnet_folder(folder, dim, args.operator) / "best.pth" for dim in dims(args)
+    ]
+    for path in paths:
+        if not path.is_file():
+            raise UserError(
+                f"{path}: no RipsNet there; fit it with train_ripsnet.py --operator {args.operator} (same --path_t, "
+                "--dim and cloud options), or name a file with --ripsnet"
+            )
+    return paths
+
+
 def build_topology(args, teacher: Network, width: int) -> tuple[nn.Module | None, list[ImageSpec], float | None]:
     """(the topology term, the teacher's image specs, validation R^2 of the RipsNets) that the options ask for.
 
@@ -88,20 +106,8 @@ def build_topology(args, teacher: Network, width: int) -> tuple[nn.Module | None
             )
         return term, specs, None
 
-    if args.ripsnet and len(args.ripsnet) != len(dims(args)):
-        raise UserError(
-            f"--ripsnet: found {len(args.ripsnet)} files, expected one for each dimension of --dim {args.dim}"
-        )
-    paths = [Path(path) for path in args.ripsnet or []] or [
-        runs.ripsnet_folder(folder, dim, args.operator) / "best.pth" for dim in dims(args)
-    ]
     networks, specs, r2 = [], [], []
-    for dim, path in zip(dims(args), paths, strict=True):
-        if not path.is_file():
-            raise UserError(
-                f"{path}: no RipsNet there; fit it with train_ripsnet.py --operator {args.operator} (same --path_t, "
-                "--dim and cloud options), or name a file with --ripsnet"
-            )
+    for dim, path in zip(dims(args), ripsnet_files(args, folder), strict=True):
         network, content = load_ripsnet(path, args.operator, width)
         networks.append(network.to(args.device))
         if content.get("spec") is None:

@@ -26,7 +26,7 @@ import torch
 import torch.utils.tensorboard  # noqa: F401  imported here to be there already when a process is forked from this one
 
 from dataset import DatasetInfo, EpochPlan, dataset_dict
-from helper import clouds, ripsnet_fit
+from helper import clouds, figures, ripsnet_fit  # noqa: F401  figures likewise
 
 
 def noise(data_dir):

@@ -224,6 +224,14 @@ def test_cifar_reads_the_official_files(name, source, files, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("name, source", [("cifar100", CIFAR100), ("cifar10", CIFAR10)])
+def test_class_names_are_those_of_the_files(name, source, tmp_path, monkeypatch):
+    write_cifar(source, tmp_path, monkeypatch)
+    names = [f"class {label}" for label in range(dataset_dict[name].num_classes)]
+    (tmp_path / source.base_folder / source.meta["filename"]).write_bytes(pickle.dumps({source.meta["key"]: names}))
+    assert dataset_dict[name].class_names(tmp_path) == names
+
+
+@pytest.mark.parametrize("name, source", [("cifar100", CIFAR100), ("cifar10", CIFAR10)])
 @pytest.mark.parametrize("damaged", [False, True])
 def test_cifar_without_files_or_network_says_what_to_do(name, source, damaged, tmp_path, monkeypatch, capfd):
     def no_network(*args, **kwargs):

@@ -1,6 +1,7 @@
 """Stage 4, train_student.py: the loss and its terms against formulas, the projection, the diagnosis, and refusals."""
 
 import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib import image as plt_image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata as hparams_metadata
 from test_clouds import CLASSES, CLOUDS, POINTS, TEACHER, call, gudhi_image, make_clouds, make_teacher, refused, work_in
 from torch import nn
 
@@ -16,11 +20,11 @@ import train_ripsnet
 import train_student
 from dataset import TrainLoader, load_dataset
 from distiller_zoo import KD, Method
-from helper import checkpoint
+from helper import checkpoint, figures, loop
 from helper.distillation import Distillation
 from helper.runs import TIME_COLUMNS
 from models import create_model
-from ripsnet import ImageSpec, RipsNet, RipsNetTopology
+from ripsnet import ExactTopology, ImageSpec, RipsNet, RipsNetTopology
 
 FITTED = CLOUDS / "ripsnet_dim0_mean/best.pth"
 USUAL = ["--path_t", TEACHER, "--dataset", "noise", "--device", "cpu", "--batch_size", POINTS]
@@ -294,6 +298,86 @@ def test_training_with_and_without_a_diagnosis_is_the_same(prepared, monkeypatch
     assert [{key: row[key] for key in row if key not in columns} for row in log] == log_without
 
 
+def test_training_with_and_without_figures_is_the_same(prepared, monkeypatch):
+    monkeypatch.setattr(loop, "FIGURES_EVERY", 1)
+    drawn = []
+    monkeypatch.setattr(
+        figures, "image_panel", lambda images, draw=figures.image_panel: drawn.append(1) or draw(images)
+    )
+    train("-d", 5, "--epochs", 3, *WIDTHS_DIFFER, name="with")
+    monkeypatch.setattr(Distillation, "figures", lambda self: {})
+    train("-d", 5, "--epochs", 3, *WIDTHS_DIFFER, name="without")
+    assert len(drawn) == 3
+    assert equal(result("with")[0], result("without")[0]) and result("with")[1] == result("without")[1]
+    last = [checkpoint.load(f"save_s_models/{name}/last.pth") for name in ("with", "without")]
+    for part in ("objective", "random"):
+        assert equal(last[0][part], last[1][part])
+
+
+@pytest.mark.parametrize("method, kinds", [("RipsNet", ["exact", "RipsNet"]), ("exact", ["exact"])])
+def test_figures_show_the_images_of_the_first_probe_batch(prepared, monkeypatch, method, kinds):
+    """Those of GUDHI, for the clouds of a plain forward pass in eval mode."""
+    student, images = create_model("resnet8", CLASSES), torch.randn(8, 3, 16, 16)
+    teacher = create_model("resnet8", CLASSES).eval()
+    specs = [ImageSpec.load(CLOUDS / f"spec_dim{dim}.json") for dim in (0, 1)]
+    networks = [RipsNet(64), RipsNet(64, "sum")]
+    topology = RipsNetTopology(networks) if method == "RipsNet" else ExactTopology(specs)
+    probe = [(images, torch.zeros(8, dtype=torch.int64)), (None, None)]
+    found = Distillation(student, teacher, {"top": 1.0}, topology=topology, widths=(64, 64), probe=probe, specs=specs)
+    found.train()
+    before = {name: tensor.clone() for name, tensor in found.state_dict().items()}
+    panels = []
+    monkeypatch.setattr(figures, "image_panel", panels.append)
+    assert list(found.figures()) == ["persistence_images/dim0", "persistence_images/dim1"]
+    assert equal(found.state_dict(), before) and found.training and student.training
+
+    student.eval()
+    with torch.no_grad():
+        clouds = {
+            name: net(images, is_feat=True)[0][-1] for name, net in {"student": student, "teacher": teacher}.items()
+        }
+        for spec, network, panel in zip(specs, networks, panels, strict=True):
+            assert list(panel) == [f"{name}, {kind}" for kind in kinds for name in clouds]
+            for name, cloud in clouds.items():
+                expected = {
+                    "exact": gudhi_image(cloud.numpy(), spec.to_dict()),
+                    "RipsNet": network(cloud[None])[0].numpy(),
+                }
+                for kind in kinds:
+                    image = panel[f"{name}, {kind}"]
+                    assert image.shape == (20, 20)
+                    np.testing.assert_allclose(image.ravel(), expected[kind], rtol=1e-3, atol=1e-6)
+
+
+def test_no_figures_without_exact_images():
+    assert objective({"ce": 1.0})[0].figures() == {}
+    assert objective({"top": 1.0}, topology=RipsNetTopology([RipsNet(4)]))[0].figures() == {}
+
+
+def test_tensorboard_has_the_images_and_the_hyperparameters_of_a_run(prepared, monkeypatch):
+    monkeypatch.setattr(loop, "FIGURES_EVERY", 2)
+    train("-d", 5, "--dim", "01", "--epochs", 5)
+    events = EventAccumulator("save_s_models/run", size_guidance={"images": 0}).Reload()
+    assert set(events.Tags()["images"]) == {"persistence_images/dim0", "persistence_images/dim1"}
+    for tag in events.Tags()["images"]:
+        found = events.Images(tag)
+        assert [image.step for image in found] == [2, 4, 5]
+        for image in found:
+            pixels = plt_image.imread(io.BytesIO(image.encoded_image_string))
+            assert pixels.shape == (image.height, image.width, 4) and len(np.unique(pixels)) > 10
+
+    accuracies = [float(row["test_acc"]) for row in result()[1]]
+    for tag, expected in (("hparam/last", accuracies[-1]), ("hparam/best", max(accuracies))):
+        (point,) = events.Scalars(tag)
+        assert (point.step, point.value) == (5, pytest.approx(expected))
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    start = hparams_metadata.parse_session_start_info_plugin_data(content)
+    assert start.group_name == "run"
+    assert (start.hparams["delta"].number_value, start.hparams["dim"].string_value) == (5, "01")
+    assert start.hparams["lr_decay_epochs"].string_value == "[150, 180, 210]"
+    assert not {"resume", "device", "name", "ripsnet"} & set(start.hparams)
+
+
 def test_delta_0_is_the_run_that_knows_of_no_topology(stages, monkeypatch):
     train("-d", 0, "-r", 1, "-a", 2, "--epochs", 2)
     assert not Path("ripsnet").exists()
@@ -369,8 +453,9 @@ def test_the_projection_is_trained_and_saved_but_not_deployed(prepared, monkeypa
         assert not torch.equal(saved[f"projection.{name}"], before[name])
     deployed, log = result()
     assert deployed.keys() == create_model("resnet8", CLASSES).state_dict().keys()
-    call(evaluate, "--path", "save_s_models/run/best.pth", "--dataset", "noise", "--device", "cpu")
-    assert f"top-1 {float(log[0]['test_acc']):.2f} %" in capsys.readouterr().out
+    capsys.readouterr()
+    call(evaluate, "--path", "save_s_models/run/best.pth", "--dataset", "noise", "--device", "cpu", "--json")
+    assert json.loads(capsys.readouterr().out)["network"]["top1"] == float(log[0]["test_acc"])
 
 
 def test_no_projection_where_widths_are_equal(prepared):

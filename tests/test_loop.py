@@ -133,7 +133,8 @@ def test_the_log_of_a_run(train_set):
     assert [{key: str(value) for key, value in row.items()} for row in history] == rows(f"{RUN}/log.csv")
 
     events = EventAccumulator(RUN).Reload()
-    assert set(events.Tags()["scalars"]) == history[0].keys() - {"epoch"}
+    assert set(events.Tags()["scalars"]) == history[0].keys() - {"epoch"} | {"hparam/last", "hparam/best"}
+    assert events.Tags()["images"] == []
     for name in ("loss", "share_other", "test_acc"):
         points = [(event.step, event.value) for event in events.Scalars(name)]
         assert points == [(row["epoch"], pytest.approx(row[name], rel=1e-6)) for row in history]

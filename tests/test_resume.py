@@ -311,6 +311,22 @@ def test_tensorboard_shows_every_epoch_once(begin):
         assert points == [(int(row["epoch"]), float(row[name])) for row in rows]
 
 
+@pytest.mark.parametrize("point", ["replace:9", "none"], ids=["before the last epoch's point", "after the end"])
+def test_tensorboard_shows_the_end_of_a_resumed_run_once(begin, point):
+    folder = begin("student")
+    execute(point, folder, STAGES["student"])
+    (run,) = (folder / "save_s_models").iterdir()
+    assert len(checkpoint.load(run / "last.pth")["history"]) == 2
+    points = EventAccumulator(str(run)).Reload().Scalars("test_acc")
+    assert len(points) == (1 if point.startswith("replace") else 2)
+    resume(folder, "student")
+    events = EventAccumulator(str(run), size_guidance={"images": 0}).Reload()
+    for dim in (0, 1):
+        assert [image.step for image in events.Images(f"persistence_images/dim{dim}")] == [2]
+    assert [point.step for point in events.Scalars("hparam/best")] == [2]
+    assert [point.step for point in events.Scalars("test_acc")] == [1, 2]
+
+
 @pytest.mark.parametrize("point", ["replace:7", "replace:9"], ids=["before the spec", "between the images"])
 def test_stage_3_refuses_a_set_that_is_being_enlarged(begin, expected, point):
     """What says that a smaller set of images is complete does not say so of the larger one."""

@@ -1,0 +1,372 @@
+"""evaluate.py and helper/evaluation.py against scikit-learn, SciPy, GUDHI's SimplexTree, and numbers worked by hand."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
+from scipy.special import log_softmax, rel_entr, softmax
+from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
+from test_clouds import (
+    CLASSES,
+    CLOUDS,
+    NOISE,
+    POINTS,
+    TEACHER,
+    call,
+    gudhi_bars,
+    gudhi_image,
+    make_clouds,
+    noise,
+    read_spec,
+    refused,
+    teacher,
+    work_in,
+)
+
+import evaluate
+from dataset import dataset_dict
+from helper import checkpoint
+from helper.evaluation import (
+    accuracy_scores,
+    agreement,
+    bars,
+    bottleneck,
+    calibration_error,
+    class_accuracies,
+    finite,
+    wasserstein,
+)
+from helper.runs import ripsnet_folder
+from models import create_model
+from ripsnet import RipsNet
+
+STUDENT = Path("save_s_models/student/best.pth")
+USUAL = ("--path", STUDENT, "--dataset", "noise", "--device", "cpu")
+COMPARED = (*USUAL, "--path_t", TEACHER, "--batch_size", POINTS)
+IMAGES = 40  # of the test set `noise`: three clouds of 12, four images left out
+
+
+@pytest.fixture(autouse=True)
+def in_tmp_path(tmp_path, monkeypatch):
+    work_in(tmp_path, monkeypatch)
+    STUDENT.parent.mkdir(parents=True)
+    STUDENT.write_bytes(teacher(1))
+
+
+@pytest.fixture(scope="module")
+def stage_2(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stage 2")
+    with pytest.MonkeyPatch.context() as patch:
+        work_in(folder, patch)
+        make_clouds("--dim", "01")
+        return {dim: read_spec(dim) for dim in (0, 1)}
+
+
+@pytest.fixture
+def specs(stage_2):
+    """The image specs of both dimensions, in the place where stage 2 leaves them."""
+    for dim, spec in stage_2.items():
+        checkpoint.write_json(CLOUDS / f"spec_dim{dim}.json", spec)
+    return stage_2
+
+
+def write_ripsnet(spec, width=64, seed=0):
+    """A RipsNet with random weights where stage 3 would leave it."""
+    torch.manual_seed(seed)
+    network = RipsNet(width)
+    content = {"model": network.state_dict(), "operator": "mean", "spec": spec, "quality": {"r2": 0.0}}
+    checkpoint.save(ripsnet_folder(CLOUDS, spec["dim"], "mean") / "best.pth", content)
+    return network
+
+
+def scores(*options, path="scores.json"):
+    """What evaluate.py writes as JSON."""
+    call(evaluate, *options, "--json", path)
+    return json.loads(Path(path).read_text())
+
+
+@torch.no_grad()
+def forward(path, layer=-1):
+    """Logits and clouds (3, 12, d) of a network on the test set, image by image, and the labels; float64 arrays."""
+    model = create_model("resnet8", CLASSES)
+    model.load_state_dict(checkpoint.load(path)["model"])
+    _, (images, labels) = noise("")
+    pixels = torch.from_numpy((images.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.29).float()
+    found = [model.eval()(image, is_feat=True) for image in pixels.split(1)]
+    feature = torch.cat([features[layer] for features, _ in found])
+    feature = feature.mean((2, 3)) if feature.ndim == 4 else feature
+    logits = torch.cat([logits for _, logits in found]).double().numpy()
+    return logits, feature[:36].reshape(3, POINTS, -1).double().numpy(), labels
+
+
+@pytest.mark.parametrize("count, classes", [(200, 7), (50, 100), (13, 6)])
+def test_accuracies_and_loss_are_scikit_learns(count, classes):
+    rng = np.random.default_rng(count)
+    logits, labels = rng.normal(0, 2, (count, classes)), rng.integers(0, classes, count)
+    found = accuracy_scores(torch.from_numpy(logits), torch.from_numpy(labels))
+    every = range(classes)
+    assert found["top1"] == pytest.approx(100 * top_k_accuracy_score(labels, logits, k=1, labels=every))
+    assert found["top5"] == pytest.approx(100 * top_k_accuracy_score(labels, logits, k=5, labels=every))
+    assert found["loss"] == pytest.approx(log_loss(labels, softmax(logits, axis=1), labels=every))
+
+
+def test_of_equal_logits_the_lower_class_is_predicted():
+    """A network that says nothing: class 0 is its first, classes 0 to 4 its first five predictions."""
+    found = accuracy_scores(torch.zeros(10, 10), torch.arange(10))
+    assert (found["top1"], found["top5"]) == (10, 50)
+
+
+def two_classes(*confidences):
+    """Logits of images for which class 1 has the given probability."""
+    return torch.tensor([[1 - p, p] for p in confidences], dtype=torch.float64).log()
+
+
+def test_calibration_error_worked_by_hand():
+    """15 bins. 0.90 (right) and 0.92 (wrong) share (13/15, 14/15]: |1 - 1.82|; 0.59 (right) is in (8/15, 9/15]: 0.41;
+    0.61 (wrong) in (9/15, 10/15]: 0.61. (0.82 + 0.41 + 0.61) / 4."""
+    logits, labels = two_classes(0.90, 0.92, 0.59, 0.61), torch.tensor([1, 0, 1, 0])
+    assert calibration_error(logits, labels) == pytest.approx(46.0)
+    assert accuracy_scores(logits, labels)["ece"] == pytest.approx(46.0)
+
+
+def test_a_confidence_on_an_edge_is_in_the_bin_below():
+    """2 bins: 0.5 in (0, 0.5] and 0.75 in (0.5, 1]. In one bin the two gaps, +0.5 and -0.75, would cancel to 0.25."""
+    logits, labels = two_classes(0.5, 0.75), torch.tensor([0, 0])
+    assert calibration_error(logits, labels, bins=2) == pytest.approx(100 * (0.5 + 0.75) / 2)
+    assert calibration_error(logits, labels, bins=1) == pytest.approx(100 * 0.25 / 2)
+
+
+def test_a_certain_and_right_network_is_calibrated():
+    assert calibration_error(1e4 * torch.eye(5), torch.arange(5)) == 0
+
+
+def test_class_accuracies_worked_by_hand():
+    predicted, labels = torch.tensor([0, 1, 0, 3, 3, 0]), torch.tensor([0, 0, 0, 3, 1, 1])
+    logits = torch.nn.functional.one_hot(predicted, 4).float()
+    assert class_accuracies(logits, labels) == [pytest.approx(200 / 3), 0.0, None, 100.0]
+
+
+def test_agreement_is_scipys_divergence_of_the_student_from_the_teacher():
+    student, teacher = np.random.default_rng(0).normal(0, 2, (2, 30, 6))
+    found = agreement(torch.from_numpy(student), torch.from_numpy(teacher))
+    p_s, p_t = softmax(student, axis=1), softmax(teacher, axis=1)
+    assert found["kl"] == pytest.approx(rel_entr(p_t, p_s).sum(axis=1).mean())
+    share = accuracy_score(teacher.argmax(axis=1), student.argmax(axis=1))
+    assert 0 < share < 1 and found["equal_predictions"] == pytest.approx(100 * share)
+
+
+def matchings(one, other, ground):
+    """Costs of matching each bar of one diagram with each of the other, or any bar with the diagonal."""
+    metric, to_diagonal = ("euclidean", 2**0.5) if ground == 2 else ("chebyshev", 2)
+    costs = np.zeros((len(one) + len(other),) * 2)
+    costs[: len(one), : len(other)] = cdist(one, other, metric)
+    costs[: len(one), len(other) :] = ((one[:, 1] - one[:, 0]) / to_diagonal)[:, None]
+    costs[len(one) :, : len(other)] = (other[:, 1] - other[:, 0]) / to_diagonal
+    return costs
+
+
+def wasserstein_by_assignment(one, other):
+    costs = matchings(one, other, 2) ** 2
+    return costs[linear_sum_assignment(costs)].sum() ** 0.5
+
+
+def bottleneck_by_assignment(one, other):
+    """The smallest of all costs at which a perfect matching needs no larger one."""
+    costs = matchings(one, other, np.inf)
+    for limit in np.unique(costs):
+        above = (costs > limit).astype(float)
+        if above[linear_sum_assignment(above)].sum() == 0:
+            return limit
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_distances_of_diagrams_are_those_of_the_best_matching(seed):
+    rng = np.random.default_rng(seed)
+    births, lengths = rng.uniform(0, 1, (2, 9)), rng.gamma(2, 0.5, (2, 9))
+    one, other = (np.column_stack([b, b + x]) for b, x in zip(births, lengths, strict=True))
+    one = one[: 4 + seed]
+    assert bottleneck(one, other) == pytest.approx(bottleneck_by_assignment(one, other))
+    assert wasserstein(one, other) == pytest.approx(wasserstein_by_assignment(one, other), rel=2e-4)
+
+
+def test_distances_to_an_empty_diagram_are_those_to_the_diagonal():
+    one, empty = np.array([[0.0, 2.0], [1.0, 4.0]]), np.empty((0, 2))
+    assert bottleneck(one, empty) == pytest.approx(1.5)
+    assert wasserstein(empty, one) == pytest.approx((4 / 2 + 9 / 2) ** 0.5, rel=2e-4)
+    assert bottleneck(empty, empty) == wasserstein(empty, empty) == 0
+
+
+def test_bars_of_length_zero_are_no_bars():
+    assert bars(torch.tensor([0.0, 0.5, 2.0])).tolist() == [[0.0, 0.5], [0.0, 2.0]]
+
+
+def test_the_report_of_one_network(capsys):
+    report = scores(*USUAL)
+    logits, _, labels = forward(STUDENT)
+    network = report["network"]
+    assert network["top1"] == pytest.approx(100 * accuracy_score(labels, logits.argmax(axis=1)))
+    assert 0 < network["top1"] < 100 == network["top5"]  # of three classes
+    assert network["loss"] == pytest.approx(-log_softmax(logits, axis=1)[range(IMAGES), labels].mean(), rel=1e-4)
+    for label, share in network["per_class"].items():
+        of_class = labels == int(label)
+        assert share == pytest.approx(100 * (logits.argmax(axis=1) == labels)[of_class].mean())
+    state = checkpoint.load(STUDENT)["model"]
+    trained = {name: tensor for name, tensor in state.items() if "running" not in name and "num_batches" not in name}
+    assert network["parameters"] == sum(tensor.numel() for tensor in trained.values())
+    assert network["sha256"] == checkpoint.weights_sha256(state)
+    assert (report["dataset"], report["images"], report["versions"]["torch"]) == ("noise", IMAGES, torch.__version__)
+    assert report["command"].startswith("python ") and "teacher" not in report
+    assert f"top-1 accuracy, % {network['top1']:24.2f}".split() == capsys.readouterr().out.splitlines()[4].split()
+
+
+def test_the_report_of_two_networks_and_their_topology(specs, capsys):
+    networks = {dim: write_ripsnet(spec) for dim, spec in specs.items()}
+    report = scores(*COMPARED, "--topology", "images", "bottleneck", "wasserstein", "--ripsnet", "--dim", "01")
+    (logits_s, clouds_s, _), (logits_t, clouds_t, labels) = forward(STUDENT), forward(TEACHER)
+    assert report["teacher"]["top1"] == pytest.approx(100 * (logits_t.argmax(axis=1) == labels).mean())
+    divergence = rel_entr(softmax(logits_t, axis=1), softmax(logits_s, axis=1)).sum(axis=1).mean()
+    assert report["agreement"]["kl"] == pytest.approx(divergence, rel=1e-3)
+
+    topology = report["topology"]
+    assert (topology["clouds"], topology["points"], topology["images_left_out"]) == (3, POINTS, 4)
+    assert topology["widths"] == [64, 64]
+    for dim, spec in specs.items():
+        found = topology[f"dim{dim}"]
+        student, teacher = ([gudhi_bars(cloud, dim) for cloud in clouds] for clouds in (clouds_s, clouds_t))
+        pairs = list(zip(student, teacher, strict=True))
+        assert found["bottleneck"] == pytest.approx(np.mean([bottleneck_by_assignment(*p) for p in pairs]), rel=1e-4)
+        assert found["wasserstein"] == pytest.approx(np.mean([wasserstein_by_assignment(*p) for p in pairs]), rel=1e-3)
+
+        images = [np.stack([gudhi_image(cloud, spec) for cloud in clouds]) for clouds in (clouds_s, clouds_t)]
+        difference = images[0] - images[1]
+        distances = np.sqrt((difference**2).sum(axis=1))
+        assert found["image_distance"] == pytest.approx(distances.mean(), rel=1e-3) and distances.min() > 0
+        assert found["image_mse"] == pytest.approx((difference**2).mean(), rel=1e-3)
+        for name, clouds, exact in zip(("student", "teacher"), (clouds_s, clouds_t), images, strict=True):
+            with torch.no_grad():
+                predicted = networks[dim](torch.from_numpy(clouds).float()).double().numpy()
+            r2 = 1 - ((predicted - exact) ** 2).sum() / ((exact.mean(axis=0) - exact) ** 2).sum()
+            assert found[f"ripsnet_r2_{name}"] == pytest.approx(r2, rel=1e-3)
+
+    printed = capsys.readouterr().out
+    assert "3 clouds of 12 consecutive test images; 4 left out" in printed
+    (line,) = [line for line in printed.splitlines() if line.startswith("diagrams: bottleneck")]
+    assert line.split()[-2:] == [f"{topology[f'dim{dim}']['bottleneck']:.4f}" for dim in (0, 1)]
+
+
+def test_a_network_agrees_with_itself(specs):
+    report = scores(*COMPARED, "--topology", "images", "bottleneck", "--path", TEACHER)
+    assert report["agreement"] == {"equal_predictions": 100, "kl": pytest.approx(0, abs=1e-12)}
+    assert report["topology"]["dim0"] == pytest.approx({"image_distance": 0, "image_mse": 0, "bottleneck": 0})
+
+
+def test_widths_may_differ(specs, capsys):
+    """The student's clouds are those of its own layer; a RipsNet for the teacher's width cannot read them."""
+    write_ripsnet(specs[0])
+    report = scores(*COMPARED, "--topology", "bottleneck", "--ripsnet", "--tda_layer_s", -3)
+    (_, student, _), (_, teacher, _) = forward(STUDENT, -3), forward(TEACHER)
+    expected = [
+        bottleneck_by_assignment(gudhi_bars(one, 0), gudhi_bars(other, 0))
+        for one, other in zip(student, teacher, strict=True)
+    ]
+    assert report["topology"]["widths"] == [32, 64]
+    assert report["topology"]["dim0"]["bottleneck"] == pytest.approx(np.mean(expected), rel=1e-4)
+    assert report["topology"]["dim0"]["ripsnet_r2_student"] is None
+    assert report["topology"]["dim0"]["ripsnet_r2_teacher"] is not None
+    printed = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("RipsNet: R^2 on the student's") and line.endswith(" -") for line in printed)
+    assert "clouds of widths 32 and 64" in printed[-1]
+
+
+def test_files_of_other_code_bases_score_alike():
+    state = checkpoint.load(STUDENT)["model"]
+    files = {"repdistiller.pth": {"epoch": 240, "model": state, "accuracy": torch.tensor(1.0)}, "bare.pth": state}
+    expected = scores(*USUAL)["network"]
+    for path, content in files.items():
+        torch.save(content, path)
+        found = scores("--path", path, "--model", "resnet8", *USUAL[2:])["network"]
+        assert found == expected | {"path": path}
+
+
+def test_json_is_printed_in_place_of_the_table(capsys):
+    written = scores(*COMPARED)
+    capsys.readouterr()
+    call(evaluate, *COMPARED, "--json")
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["network"] == written["network"] and printed["agreement"] == written["agreement"]
+
+
+def test_numbers_that_are_not_finite_are_null_in_json():
+    assert finite({"a": float("nan"), "b": {"c": float("-inf"), "d": 1, "e": "x"}}) == {
+        "a": None,
+        "b": {"c": None, "d": 1, "e": "x"},
+    }
+
+
+def test_classes_are_printed_when_asked_for(capsys):
+    report = scores(*COMPARED)
+    assert "\n2 " not in capsys.readouterr().out
+    call(evaluate, *COMPARED, "--per_class")
+    lines = capsys.readouterr().out.splitlines()[-CLASSES:]
+    networks = report["network"], report["teacher"]
+    expected = [
+        [str(label)] + [f"{network['per_class'][str(label)]:.2f}" for network in networks] for label in range(CLASSES)
+    ]
+    assert [line.split() for line in lines] == expected
+
+
+def test_classes_have_the_names_of_the_data_set(monkeypatch):
+    numbers = scores(*USUAL)["network"]["per_class"]
+    named = dataclasses.replace(NOISE, class_names=lambda data_dir: ["ant", "bee", "cat"])
+    monkeypatch.setitem(dataset_dict, "noise", named)
+    found = scores(*USUAL)["network"]["per_class"]
+    assert found == {"ant": numbers["0"], "bee": numbers["1"], "cat": numbers["2"]}
+
+
+def test_without_gudhi_predictions_are_scored_and_topology_is_refused(monkeypatch, capsys):
+    for module in [name for name in sys.modules if name.split(".")[0] == "gudhi"]:
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, "gudhi", None)
+    assert scores(*COMPARED)["agreement"]["kl"] > 0
+    for options in (("bottleneck",), ("images", "--dim", "1")):
+        line = refused(monkeypatch, capsys, evaluate, *COMPARED, "--topology", *options)
+        assert "--topology: needs GUDHI" in line and "pip install gudhi" in line
+
+
+@pytest.mark.parametrize(
+    "options, what",
+    [
+        ("--batch_size 41 --topology bottleneck", "--batch_size: found 41, but the test set has only 40 images"),
+        ("--batch_size 1 --topology bottleneck", "--batch_size: found 1, expected at least 2 points in a cloud"),
+        ("--spec x.json", "--spec: of no use without --topology images or --ripsnet; leave it out"),
+        ("--topology images --spec x.json", "x.json: no image spec there"),
+        ("--topology images --spec x.json y.json", "--spec: found 2 files, expected one for each dimension of --dim 0"),
+        ("--topology images --batch_size 10", "layer-1_n10_eval_released/spec_dim0.json: no image spec there"),
+        ("--topology images --tda_layer_t -3 --spec SPEC", "made for layer -1, but this teacher and these options"),
+        ("--topology images --pcd_bn train --spec SPEC", "made for pcd_bn eval, but this teacher and these options"),
+        ("--ripsnet", "ripsnet_dim0_mean/best.pth: no RipsNet there; fit it with train_ripsnet.py"),
+        ("--ripsnet other.pth", "other.pth: fitted to other images than those of the spec; give its own with --spec"),
+        ("--ripsnet narrow.pth", "narrow.pth: a RipsNet for clouds of width 32, but layer --tda_layer_t of the"),
+        ("--ripsnet a.pth b.pth", "--ripsnet: found 2 files, expected one for each dimension of --dim 0"),
+        ("--topology bottleneck --tda_layer_s -9", "--tda_layer_s: found -9, expected 0 (logits) or -1"),
+        ("--topology death", "argument --topology: invalid choice: 'death'"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(specs, monkeypatch, capsys, options, what):
+    for path, network, spec in (("narrow.pth", RipsNet(32), None), ("other.pth", RipsNet(64), specs[1])):
+        checkpoint.save(Path(path), {"model": network.state_dict(), "operator": "mean", "spec": spec})
+    options = options.replace("SPEC", str(CLOUDS / "spec_dim0.json")).split()
+    assert what in refused(monkeypatch, capsys, evaluate, *COMPARED, *options)
+
+
+@pytest.mark.parametrize("option", ["--topology images", "--ripsnet", "--spec x.json", "--model_t resnet8"])
+def test_a_comparison_needs_a_teacher(monkeypatch, capsys, option):
+    name = option.split()[0]
+    line = refused(monkeypatch, capsys, evaluate, *USUAL, *option.split())
+    assert f"{name}: needs a teacher to compare with; give its checkpoint with --path_t" in line
