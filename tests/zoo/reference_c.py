@@ -49,6 +49,11 @@ def through(x, layers):
     return x
 
 
+def kinds(layers):
+    """What layers are: "conv1", "conv3" (by size of the kernel), "BatchNorm", "ReLU", "Linear", ..."""
+    return [f"conv{m.kernel_size[0]}" if isinstance(m, nn.Conv2d) else type(m).__name__ for m in layers]
+
+
 def average(x, cells):
     """(B, C, H, H) averaged on cells x cells equal squares."""
     side = x.shape[2] // cells

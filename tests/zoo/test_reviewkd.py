@@ -11,6 +11,7 @@ from reference_c import (
     assert_finite,
     assert_gradient,
     average,
+    kinds,
     make_case,
     make_pair,
     through,
@@ -63,8 +64,11 @@ def test_context_loss_by_hand():
 @pytest.mark.parametrize("pooled, width", [(5, 5), (700, 512)])
 def test_the_fused_maps_are_as_wide_as_the_pooled_vector_512_at_most(pooled, width):
     loss = distiller_dict["reviewkd"].loss(make_pair([*NARROW[:-1], (pooled,)]))
+    for fusion in loss.fusions:
+        assert kinds(fusion.reduce) == ["conv1", "BatchNorm"] and kinds(fusion.expand) == ["conv3", "BatchNorm"]
     assert {fusion.reduce[0].out_channels for fusion in loss.fusions} == {width}
-    assert [fusion.attention is None for fusion in loss.fusions] == [False, False, False, True]
+    *fusing, deepest = loss.fusions
+    assert all(kinds(fusion.attention) == ["conv1", "Sigmoid"] for fusion in fusing) and deepest.attention is None
 
 
 def test_networks_of_different_depths_are_refused():

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from reference_c import array, assert_descends, assert_finite, assert_gradient, average, make_case, through, weights
+from reference_c import (
+    array,
+    assert_descends,
+    assert_finite,
+    assert_gradient,
+    average,
+    kinds,
+    make_case,
+    through,
+    weights,
+)
 from torch import nn
 
 from distiller_zoo import distiller_dict
@@ -25,10 +35,11 @@ def embedded(x, layers, batch_size=4):
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_formula(count):
-    loss, student, teacher, batch = make_case("semckd", count=count)
+    loss, student, teacher, batch = make_case("semckd", count=count, reduction=1)
     maps_s, maps_t = ([array(x) for x in output.features[1:-1]] for output in (student, teacher))
     queries = [embedded(*each) for each in zip(maps_s, loss.queries, strict=True)]
     keys = [embedded(*each) for each in zip(maps_t, loss.keys, strict=True)]
+    assert kinds(loss.queries[0]) == kinds(loss.keys[0]) == ["Linear", "ReLU", "Linear"]
     expected = 0.0
     for s, query, projections in zip(maps_s, queries, loss.projections, strict=True):
         projected = []

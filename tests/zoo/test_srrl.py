@@ -2,7 +2,17 @@
 
 import pytest
 import torch
-from reference_c import array, assert_descends, assert_finite, assert_gradient, make_case, make_pair, through, weights
+from reference_c import (
+    array,
+    assert_descends,
+    assert_finite,
+    assert_gradient,
+    kinds,
+    make_case,
+    make_pair,
+    through,
+    weights,
+)
 from torch import nn
 
 from distiller_zoo import distiller_dict
@@ -12,6 +22,7 @@ def test_formula():
     pair = make_pair()
     loss, student, teacher, batch = make_case("srrl", pair)
     connected = through(array(student.features[-1])[:, :, None, None], loss.connector)[:, :, 0, 0]
+    assert kinds(loss.connector) == ["conv1", "BatchNorm", "ReLU"]
     logits = connected @ array(pair.classifier_t.weight).T + array(pair.classifier_t.bias)
     expected = ((connected - array(teacher.features[-1])) ** 2).mean() + ((logits - array(teacher.logits)) ** 2).mean()
     assert loss(student, teacher, batch).item() == pytest.approx(expected)
