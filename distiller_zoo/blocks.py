@@ -47,8 +47,9 @@ def regressor(shape_s: tuple[int, int, int], shape_t: tuple[int, int, int]) -> n
         convolution = nn.Conv2d(width_s, width_t, 1, bias=False)
     elif size_s == down * size_t:
         convolution = nn.Conv2d(width_s, width_t, 3, stride=down, padding=1, bias=False)
-    elif size_t == up * size_s and up % 2 == 0:
-        convolution = nn.ConvTranspose2d(width_s, width_t, 2 * up, stride=up, padding=up // 2, bias=False)
+    elif size_t == up * size_s:
+        kernel = up + 2 * (up // 2)
+        convolution = nn.ConvTranspose2d(width_s, width_t, kernel, stride=up, padding=up // 2, bias=False)
     else:
         raise ValueError(f"no regressor from {size_s} x {size_s} to {size_t} x {size_t} pixels")
     return nn.Sequential(convolution, BatchNorm(width_t))

@@ -1,5 +1,6 @@
 """CAT-KD: Guo et al., "Class Attention Transfer Based Knowledge Distillation", CVPR 2023 (arXiv 2304.12777)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -7,7 +8,7 @@ from .method import Batch, Output, Pair
 
 
 class CATKD(nn.Module):
-    """Mean squared error of the class activation maps, pooled and normalised (equation 4).
+    """Mean squared error of the class activation maps, pooled and normalised.
 
     A network's class activation maps are what its classifier, as a 1 x 1 convolution, makes of the map before the
     pooling: (B, classes, H, W), whose mean over the pixels is the logits. They are average-pooled to resolution x
@@ -25,6 +26,8 @@ class CATKD(nn.Module):
         return F.normalize(maps.flatten(2), dim=2)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        maps = (student.last_map, teacher.last_map)
-        attention_s, attention_t = (self.attention(*each) for each in zip(maps, self.classifiers, strict=True))
+        classifier_s, classifier_t = self.classifiers
+        attention_s = self.attention(student.last_map, classifier_s)
+        with torch.no_grad():
+            attention_t = self.attention(teacher.last_map, classifier_t)
         return F.mse_loss(attention_s, attention_t)

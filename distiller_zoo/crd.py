@@ -17,7 +17,7 @@ class Embed(nn.Linear):
 
 
 class CRD(nn.Module):
-    """Contrastive loss between the embedded pooled features of teacher and student (equations 10 to 18), both ways.
+    """Contrastive loss between the embedded pooled features of teacher and student (section 3), both ways.
 
     Student and teacher are embedded linearly in feat_dim dimensions and normalised. A memory holds one vector for each
     training image and network. An anchor (the student's vector v of image i) is told from nce_k negatives by
@@ -51,7 +51,7 @@ class CRD(nn.Module):
         self.register_buffer("by_class", labels.argsort(stable=True), persistent=False)
         self.register_buffer("size", sizes, persistent=False)
         self.register_buffer("start", sizes.cumsum(0) - sizes, persistent=False)
-        for name in ("memory_s", "memory_t"):  # uniform in a cube of variance 1 / feat_dim, then on the sphere
+        for name in ("memory_s", "memory_t"):  # uniform in a cube, then onto the sphere
             self.register_buffer(name, F.normalize(torch.rand(len(labels), feat_dim) - 0.5).to(labels.device))
         self.register_buffer("Z_s", torch.zeros((), device=labels.device))
         self.register_buffer("Z_t", torch.zeros((), device=labels.device))
@@ -68,7 +68,7 @@ class CRD(nn.Module):
         powers = ((anchor @ memory.T).gather(1, contrasted) / self.nce_t).exp()
         with torch.no_grad():
             Z.copy_(torch.where(Z > 0, Z, powers.mean() * len(memory)))
-        e, noise = powers / Z, self.nce_k / len(memory)
+        e, noise = powers / Z.clone(), self.nce_k / len(memory)  # a clone: the next step writes to Z
         positive = e[:, 0] / (e[:, 0] + noise + EPS)
         negative = noise / (e[:, 1:] + noise + EPS)
         return -(positive.log().sum() + negative.log().sum()) / len(anchor)

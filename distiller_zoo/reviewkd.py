@@ -15,7 +15,7 @@ def resize(x: Tensor, size: int) -> Tensor:
 
 
 class AttentionFusion(nn.Module):
-    """ABF (figure 3a): fuses a student's stage with the fused map of the deeper one, by an attention map for each.
+    """ABF: fuses a student's stage with the fused map of the deeper one, by an attention map for each.
 
     forward(x (B, C, H, W), deeper (B, width, h, w) or None) returns the fused map (B, width, H, W), for the next
     shallower stage, and what is compared with the teacher: (B, width_t, size_t, size_t).
@@ -38,7 +38,7 @@ class AttentionFusion(nn.Module):
 
 
 def hierarchical_context_loss(s: Tensor, t: Tensor) -> Tensor:
-    """HCL (figure 3b): mean squared errors of the maps and of their averages on 4 x 4, 2 x 2 and 1 x 1 cells, weighted
+    """HCL: mean squared errors of the maps and of their averages on 4 x 4, 2 x 2 and 1 x 1 cells, weighted
     1, 1/2, 1/4, 1/8, as far as the cells are fewer than the pixels, over the sum of the weights. (B, C, H, W) each.
     """
     loss, weight, total = F.mse_loss(s, t), 1.0, 1.0
@@ -51,16 +51,20 @@ def hierarchical_context_loss(s: Tensor, t: Tensor) -> Tensor:
 
 
 class ReviewKD(nn.Module):
-    """Each level of the teacher is compared with a fusion of this and all deeper levels of the student (equation 5).
+    """Each level of the teacher is compared with a fusion of this and all deeper levels of the student.
 
     Levels are the pre-activations of the stages and the pooled vector, as a map of one pixel; from the deepest on, a
-    fused map is handed to the shallower level (equations 6 and 7). The fused maps have as many channels as the
-    student's pooled vector, 512 at most. The published weights belong to this form, with a warm-up of 20 epochs.
+    fused map is handed to the shallower level. The fused maps have as many channels as the student's pooled vector,
+    512 at most. The published weights belong to this form, with a warm-up of 20 epochs. ValueError for networks that
+    differ in their number of stages.
     """
 
     def __init__(self, pair: Pair):
         super().__init__()
         shapes_s, shapes_t = ([*shapes[1:-1], (*shapes[-1], 1, 1)] for shapes in (pair.shapes_s, pair.shapes_t))
+        if len(shapes_s) != len(shapes_t):
+            found = f"{len(shapes_s) - 1} in the student and {len(shapes_t) - 1} in the teacher"
+            raise ValueError(f"needs networks of equally many stages: found {found}")
         width = min(512, shapes_s[-1][0])
         deepest = len(shapes_s) - 1
         self.fusions = nn.ModuleList(

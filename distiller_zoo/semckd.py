@@ -13,7 +13,7 @@ def embedding(width_in: int, width: int) -> nn.Sequential:
 
 
 class SemCKD(nn.Module):
-    """Every stage of the student imitates all of the teacher's, weighted by attention (equations 3 to 8).
+    """Every stage of the student imitates all of the teacher's, weighted by attention.
 
     For image i, stage l of the student and m of the teacher: a_ilm = softmax over m of q_il . k_im, with queries and
     keys from the rows of the stages' similarity matrices F F^T (B, B) through two linear layers with a ReLU between,

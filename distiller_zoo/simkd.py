@@ -20,8 +20,8 @@ class SimKDStudent(nn.Module):
     """The student that SimKD trains and deploys: its body, a projector, and the teacher's classifier, not trained.
 
     Called as every network of the project is; the pooled vector is that of the projected map, (B, teacher's width). The
-    projector is three convolutions (1 x 1, 3 x 3, 1 x 1) with batch norm and ReLU, half as wide inside as at its end
-    (section 3.2). The body's map is pooled to the teacher's size first where it is larger.
+    projector is three convolutions (1 x 1, 3 x 3, 1 x 1) with batch norm and ReLU, half as wide inside as at its end.
+    The body's map is pooled to the teacher's size first where it is larger.
     """
 
     def __init__(self, student: nn.Module, pair: Pair):
@@ -43,7 +43,7 @@ class SimKDStudent(nn.Module):
 
 
 class SimKD(nn.Module):
-    """Mean squared error between the student's projected map and the teacher's last one (equation 3), nothing else.
+    """Mean squared error between the student's projected map and the teacher's last one, nothing else.
 
     The maps are those whose mean over the pixels the classifiers read. The teacher's is pooled to the student's size
     where it is larger.

@@ -9,7 +9,7 @@ from .method import Batch, Output, Pair
 
 class SRRL(nn.Module):
     """Two mean squared errors: connected pooled feature to the teacher's, and the logits that the teacher's own
-    classifier makes of it to the teacher's logits (equations 2 and 4).
+    classifier makes of it to the teacher's logits.
 
     The connector is a 1 x 1 convolution with batch norm and ReLU. The paper leaves the distance of the logits open and
     compares several; the published weight belongs to the squared one. The teacher's classifier stands still.

@@ -1,0 +1,110 @@
+"""ReviewKD against its definition in NumPy: attention-based fusion, hierarchical context loss, and their sum."""
+
+import numpy as np
+import pytest
+import torch
+from reference_c import (
+    NARROW,
+    WIDE,
+    array,
+    assert_descends,
+    assert_finite,
+    assert_gradient,
+    average,
+    kinds,
+    make_case,
+    make_pair,
+    through,
+    weights,
+)
+
+from distiller_zoo import distiller_dict
+from distiller_zoo.reviewkd import hierarchical_context_loss
+
+
+def nearest(x, size):
+    picked = np.arange(size) * x.shape[2] // size
+    return x[:, :, picked][:, :, :, picked]
+
+
+def context(s, t):
+    """Weight 1 for the maps, then 1/2, 1/4, ... for every grid of 4, 2, 1 cells that is coarser than the map."""
+    terms = [((s - t) ** 2).mean()]
+    terms += [((average(s, n) - average(t, n)) ** 2).mean() for n in (4, 2, 1) if n < s.shape[2]]
+    halves = 0.5 ** np.arange(len(terms))
+    return halves @ terms / halves.sum()
+
+
+@pytest.mark.parametrize("shapes", [(NARROW, WIDE), (WIDE, NARROW)])
+def test_formula(shapes):
+    loss, student, teacher, batch = make_case("reviewkd", make_pair(*shapes))
+    levels_s, levels_t = ([array(x) for x in output.features[1:]] for output in (student, teacher))
+    levels_s[-1], levels_t[-1] = levels_s[-1][:, :, None, None], levels_t[-1][:, :, None, None]
+    expected, fused = 0.0, None
+    for level in (3, 2, 1, 0):
+        fusion = loss.fusions[level]
+        x = through(levels_s[level], fusion.reduce)
+        if level < 3:
+            fused = nearest(fused, x.shape[2])
+            weight = through(np.concatenate([x, fused], axis=1), fusion.attention)
+            x = weight[:, [0]] * x + weight[:, [1]] * fused
+        fused = x
+        expected += context(through(nearest(x, levels_t[level].shape[2]), fusion.expand), levels_t[level])
+    assert loss(student, teacher, batch).item() == pytest.approx(expected)
+
+
+def test_context_loss_by_hand():
+    s, t = torch.zeros(1, 1, 2, 2), torch.tensor([[[[1.0, 0.0], [0.0, 2.0]]]])
+    # Pixels: (1 + 4) / 4. Of the grids only the single cell is coarser: its mean is 3 / 4. Weights 1 and 1 / 2.
+    assert hierarchical_context_loss(s, t).item() == pytest.approx((5 / 4 + 9 / 16 / 2) / 1.5)
+    assert hierarchical_context_loss(s[..., :1, :1], t[..., :1, :1]).item() == 1
+    assert hierarchical_context_loss(t, t) == 0
+
+
+@pytest.mark.parametrize("pooled, width", [(5, 5), (700, 512)])
+def test_the_fused_maps_are_as_wide_as_the_pooled_vector_512_at_most(pooled, width):
+    loss = distiller_dict["reviewkd"].loss(make_pair([*NARROW[:-1], (pooled,)]))
+    for fusion in loss.fusions:
+        assert kinds(fusion.reduce) == ["conv1", "BatchNorm"] and kinds(fusion.expand) == ["conv3", "BatchNorm"]
+    assert {fusion.reduce[0].out_channels for fusion in loss.fusions} == {width}
+    *fusing, deepest = loss.fusions
+    assert all(kinds(fusion.attention) == ["conv1", "Sigmoid"] for fusion in fusing) and deepest.attention is None
+
+
+def test_networks_of_different_depths_are_refused():
+    with pytest.raises(ValueError, match="3 in the student and 2 in the teacher"):
+        distiller_dict["reviewkd"].loss(make_pair(shapes_t=WIDE[1:]))
+
+
+def test_gradient():
+    assert_gradient(*make_case("reviewkd"))
+
+
+@pytest.mark.parametrize("count", [1, 4])
+@pytest.mark.parametrize("make", [torch.randn, torch.zeros, torch.ones])
+def test_any_batch_has_a_finite_loss(count, make):
+    assert_finite(*make_case("reviewkd", count=count, make=make))
+
+
+def test_it_descends():
+    assert_descends(*make_case("reviewkd"))
+
+
+def test_entry():
+    method = distiller_dict["reviewkd"]
+    assert weights("reviewkd") == (1, 0, 5) and method.trainable and not method.options
+    assert method.preact and method.warmup == 20
+    published = {  # ReviewKD's script
+        ("resnet56", "resnet20"): 0.6,
+        ("resnet110", "resnet32"): 1,
+        ("wrn_40_2", "wrn_16_2"): 5,
+        ("wrn_40_2", "wrn_40_1"): 5,
+        ("wrn_40_2", "ShuffleV1"): 5,
+        ("resnet32x4", "resnet8x4"): 5,
+        ("resnet32x4", "ShuffleV1"): 5,
+        ("resnet32x4", "ShuffleV2"): 8,
+    }
+    assert {pair: special["beta"] for pair, special in method.by_pair.items()} == published
+    assert method.settings("resnet56", "resnet20") == (0.6, {}, "published: ReviewKD's script")
+    beta, _, source = method.settings("vgg13", "vgg8")
+    assert beta == 5 and source.startswith("assumed")
