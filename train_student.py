@@ -19,14 +19,12 @@ import argparse
 
 import torch
 
-from dataset import TrainLoader, dataset_dict
-from distiller_zoo import distiller_dict
+from dataset import TrainLoader
 from helper.checkpoint import load_network
-from helper.clouds import layer_width
 from helper.data import load_data, num_classes
-from helper.distillation import Distillation, FirstStage, probe_batches
+from helper.distillation import FirstStage, build_objective
 from helper.loop import fit, seed_everything
-from helper.methods import build_loss, listing, replaced_student
+from helper.methods import listing
 from helper.options import (
     METHOD_HELP,
     MODEL_HELP,
@@ -50,8 +48,7 @@ from helper.options import (
 )
 from helper.pairs import method_name, resolve_weights, run_name, without_effect
 from helper.runs import STUDENTS, Run, results_row
-from helper.topology import build_topology
-from models import create_model, fold_batchnorm
+from models import create_model
 
 
 def get_args_parser() -> Parser:
@@ -135,36 +132,8 @@ def main(args) -> None:
     teacher = load_network(args.path_t, args.model_t, "--model_t", args.device, args.dataset)
     options = resolve_weights(args, teacher.arch, args.model_s)
     student_run = Run(STUDENTS / (args.name or run_name(args, teacher.arch, args.model_s)), args)
-    distill = distiller_dict[args.distill]
-
-    about = {"arch": args.model_s, "num_classes": classes, "dataset": args.dataset}
-    if args.beta and distill.student:
-        student = replaced_student(args.distill, student, teacher.model, dataset_dict[args.dataset].image_size)
-        about["replaced"] = {"distill": args.distill, "arch_t": teacher.arch}
-    width_t = layer_width(teacher.model, args.tda_layer_t, classes, "--tda_layer_t")
-    width_s = layer_width(student, args.tda_layer_s, classes, "--tda_layer_s")
-    topology, specs, ripsnet_r2 = build_topology(args, teacher, width_t)
     train_set, test_set = load_data(args)
-    other = build_loss(args, options, student, teacher.model, train_set.labels)
-
-    beta = 0.0 if distill.first_only else args.beta
-    objective = Distillation(
-        student,
-        fold_batchnorm(teacher.model),
-        {"ce": args.gamma, "kd": args.alpha, "other": beta, "top": args.delta},
-        args.amp,
-        args.kd_T,
-        distill,
-        other,
-        args.warmup,
-        args.logit_stand,
-        topology,
-        args.tda_layer_s,
-        args.tda_layer_t,
-        (width_s, width_t),
-        probe_batches(train_set, args.batch_size),
-        specs,
-    ).to(args.device)
+    objective, ripsnet_r2 = build_objective(args, options, student, teacher, train_set)
     name = method_name(args, teacher.arch, args.model_s)
     print(
         f"{student_run.name}: {name}, "
@@ -174,6 +143,9 @@ def main(args) -> None:
     )
 
     loader, first = TrainLoader(train_set, args.batch_size, args.seed), []
+    about = {"arch": args.model_s, "num_classes": classes, "dataset": args.dataset}
+    if objective.student is not student:
+        about["replaced"] = {"distill": args.distill, "arch_t": teacher.arch}
     if args.first_epochs:
         first_args = argparse.Namespace(**{**vars(args), "epochs": args.first_epochs, "lr_decay_epochs": []})
         first_run = Run(student_run.folder / "first_stage", first_args)

@@ -5,7 +5,7 @@
 import torch
 from torch import Tensor, nn
 
-from .blocks import regressor
+from .blocks import regressor, stage_shapes
 from .method import Batch, Output, Pair
 
 SCALE = 3 / 1000
@@ -25,8 +25,7 @@ class AB(nn.Module):
     def __init__(self, pair: Pair, *, margin: float = 1.0):
         super().__init__()
         self.margin = margin
-        shapes = zip(pair.shapes_s[1:-1], pair.shapes_t[1:-1], strict=True)
-        self.connectors = nn.ModuleList(nn.Identity() if s == t else regressor(s, t) for s, t in shapes)
+        self.connectors = nn.ModuleList(nn.Identity() if s == t else regressor(s, t) for s, t in stage_shapes(pair))
 
     def first_stage(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         loss = 0.0

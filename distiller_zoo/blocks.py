@@ -39,7 +39,7 @@ def regressor(shape_s: tuple[int, int, int], shape_t: tuple[int, int, int]) -> n
     """A convolution and a batch norm from maps of shape_s to maps of shape_t, both (C, H, W).
 
     1 x 1 between equal sizes, strided 3 x 3 to a smaller size, transposed to a larger one. ValueError where neither
-    size is a multiple of the other, or the larger one an odd multiple.
+    size is a multiple of the other.
     """
     (width_s, size_s, _), (width_t, size_t, _) = shape_s, shape_t
     down, up = size_s // size_t, size_t // size_s

@@ -1,12 +1,14 @@
 """KD-SVD: Lee, Kim, Song, "Self-supervised Knowledge Distillation Using Singular Value Decomposition", ECCV 2018."""
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
-from .blocks import safe_norm, to_smaller
+from .blocks import safe_norm, stage_shapes, to_smaller
 from .method import Batch, Output, Pair
 
-BANDWIDTH = 8.0
+ORDER = 12
 
 
 def principal_vector(feature: Tensor) -> Tensor:
@@ -33,6 +35,17 @@ def principal_vector(feature: Tensor) -> Tensor:
     return torch.where(vector.sum(dim=1, keepdim=True) < 0, -vector, vector)
 
 
+def factors(vector: Tensor) -> Tensor:
+    """(B, n) -> (B, n, ORDER), such that factors(v) factors(w)^T is exp(-(v_i - w_j)^2 / 8), to 1e-16.
+
+    exp(-(v - w)^2 / 8) = exp(-v^2 / 8) exp(-w^2 / 8) exp(v w / 4), the last by its series, which converges at once
+    because the entries of unit vectors are at most 1.
+    """
+    orders = torch.arange(ORDER, dtype=vector.dtype, device=vector.device)
+    powers = (vector / 2)[:, :, None] ** orders / torch.lgamma(orders + 1).mul(0.5).exp()
+    return (-vector.square() / 8).exp()[:, :, None] * powers
+
+
 class KDSVD(nn.Module):
     """Squared difference of the relations between the principal vectors of consecutive stages (section 3).
 
@@ -41,18 +54,20 @@ class KDSVD(nn.Module):
     summed over the pixels and the stages, and averaged over the batch. One vector (k = 1) and its sign, which the
     decomposition leaves open, fixed by a sum that is not negative. The vectors over the pixels are taken, not those
     over the channels, because they compare networks of any width; maps of different sizes are compared at the smaller.
+
+    With relations V W^T of few factors, the student's minus the teacher's is [V_s - V_t, V_t] [W_s, W_s - W_t]^T, whose
+    squared norm needs no matrix of pixels by pixels. ValueError where one network has more stages.
     """
 
     def __init__(self, pair: Pair):
         super().__init__()
-
-    @staticmethod
-    def relations(vectors: list[Tensor]) -> list[Tensor]:
-        pairs = zip(vectors, vectors[1:], strict=False)
-        return [(-(v[:, :, None] - w[:, None, :]).square() / BANDWIDTH).exp() for v, w in pairs]
+        stage_shapes(pair)  # refuses what forward could not pair up
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         stages = [to_smaller(*maps) for maps in zip(student.features[1:-1], teacher.features[1:-1], strict=True)]
-        vectors_s, vectors_t = ([principal_vector(maps[i]) for maps in stages] for i in (0, 1))
-        relations = zip(self.relations(vectors_s), self.relations(vectors_t), strict=True)
-        return sum((s - t).square().sum() for s, t in relations) / len(batch.labels)
+        stages = [[factors(principal_vector(maps)) for maps in pair] for pair in stages]
+        loss = 0.0
+        for (v_s, v_t), (w_s, w_t) in itertools.pairwise(stages):
+            left, right = torch.cat([v_s - v_t, v_t], dim=2), torch.cat([w_s, w_s - w_t], dim=2)
+            loss = loss + ((left.transpose(1, 2) @ left) * (right.transpose(1, 2) @ right)).sum()
+        return loss / len(batch.labels)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import BatchNorm, to_smaller
+from .blocks import BatchNorm, stage_shapes, to_smaller
 from .method import Batch, Output, Pair
 
 
@@ -31,10 +31,9 @@ class OFD(nn.Module):
 
     def __init__(self, pair: Pair):
         super().__init__()
-        shapes = zip(pair.shapes_s[1:-1], pair.shapes_t[1:-1], strict=True)
         self.connectors = nn.ModuleList(
             nn.Sequential(nn.Conv2d(shape_s[0], shape_t[0], 1, bias=False), BatchNorm(shape_t[0]))
-            for shape_s, shape_t in shapes
+            for shape_s, shape_t in stage_shapes(pair)
         )
         if len(pair.norms_t) != len(self.connectors) or None in pair.norms_t:
             raise ValueError("needs a teacher whose pre-activations come from a batch norm")

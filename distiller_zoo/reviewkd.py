@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import BatchNorm
+from .blocks import BatchNorm, stage_shapes
 from .method import Batch, Output, Pair
 
 LEVELS = (4, 2, 1)
@@ -61,15 +61,10 @@ class ReviewKD(nn.Module):
 
     def __init__(self, pair: Pair):
         super().__init__()
-        shapes_s, shapes_t = ([*shapes[1:-1], (*shapes[-1], 1, 1)] for shapes in (pair.shapes_s, pair.shapes_t))
-        if len(shapes_s) != len(shapes_t):
-            found = f"{len(shapes_s) - 1} in the student and {len(shapes_t) - 1} in the teacher"
-            raise ValueError(f"needs networks of equally many stages: found {found}")
-        width = min(512, shapes_s[-1][0])
-        deepest = len(shapes_s) - 1
+        (width_s,), (width_t,) = pair.shapes_s[-1], pair.shapes_t[-1]
+        levels = [*stage_shapes(pair), ((width_s, 1, 1), (width_t, 1, 1))]
         self.fusions = nn.ModuleList(
-            AttentionFusion(s[0], width, t, fuse=i < deepest)
-            for i, (s, t) in enumerate(zip(shapes_s, shapes_t, strict=True))
+            AttentionFusion(s[0], min(512, width_s), t, fuse=i < len(levels) - 1) for i, (s, t) in enumerate(levels)
         )
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:

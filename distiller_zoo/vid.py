@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import to_smaller
+from .blocks import stage_shapes, to_smaller
 from .method import Batch, Output, Pair
 
 EPS = 1e-5
@@ -24,7 +24,7 @@ class VID(nn.Module):
     def __init__(self, pair: Pair, *, variance: float = 5.0):
         super().__init__()
         self.regressors, self.raw_variances = nn.ModuleList(), nn.ParameterList()
-        for (width_s, *_), (width_t, *_) in zip(pair.shapes_s[1:-1], pair.shapes_t[1:-1], strict=True):
+        for (width_s, *_), (width_t, *_) in stage_shapes(pair):
             widths = (width_s, width_t, width_t, width_t)
             layers = [nn.Conv2d(a, b, 1, bias=False) for a, b in zip(widths, widths[1:], strict=False)]
             self.regressors.append(nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2]))

@@ -7,11 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataset import ImageSet, test_batches
-from distiller_zoo import KD, Batch, Method, Output, forward, standardize
+from distiller_zoo import KD, Batch, Method, Output, distiller_dict, forward, standardize
+from models import fold_batchnorm
 from ripsnet import ExactTopology, ImageSpec, RipsNetTopology, r2_score
 
-from .clouds import as_cloud, read_layer
+from .checkpoint import Network
+from .clouds import as_cloud, layer_width, read_layer
 from .loop import Objective, autocast
+from .methods import build_loss, replaced_student
+from .topology import build_topology
 
 PROBE_BATCHES = 16
 
@@ -197,3 +201,38 @@ class FirstStage(Objective):
         student = whole.output(*whole.read(self.student, images)) if whole.method.first_student else None
         value = self.other.first_stage(student, teacher, Batch(labels, indices))
         return (student or teacher).logits, {"first": value}
+
+
+def build_objective(
+    args, options: dict, student: nn.Module, teacher: Network, train_set: ImageSet
+) -> tuple[Distillation, float | None]:
+    """The objective that train_student.py's resolved options ask for, on --device; and the R^2 of its RipsNets.
+
+    options: of the method. student: taken over; objective.student is another network if the method replaces a part.
+    """
+    method = distiller_dict[args.distill]
+    if args.beta:
+        student = replaced_student(args.distill, student, teacher.model, train_set.info.image_size)
+    classes = train_set.info.num_classes
+    width_t = layer_width(teacher.model, args.tda_layer_t, classes, "--tda_layer_t")
+    width_s = layer_width(student, args.tda_layer_s, classes, "--tda_layer_s")
+    topology, specs, ripsnet_r2 = build_topology(args, teacher, width_t)
+    beta = 0.0 if method.first_only else args.beta
+    objective = Distillation(
+        student,
+        fold_batchnorm(teacher.model),
+        {"ce": args.gamma, "kd": args.alpha, "other": beta, "top": args.delta},
+        args.amp,
+        args.kd_T,
+        method,
+        build_loss(args, options, student, teacher.model, train_set.labels),
+        args.warmup,
+        args.logit_stand,
+        topology,
+        args.tda_layer_s,
+        args.tda_layer_t,
+        (width_s, width_t),
+        probe_batches(train_set, args.batch_size),
+        specs,
+    )
+    return objective.to(args.device), ripsnet_r2

@@ -90,7 +90,7 @@ def test_the_last_hint_is_that_of_the_shorter_network():
         FitNet(Pair(PAIR.shapes_s, PAIR.shapes_t[:2] + PAIR.shapes_t[-1:]))
 
 
-@pytest.mark.parametrize("size_s, size_t", [(6, 4), (4, 6), (2, 6)])
+@pytest.mark.parametrize("size_s, size_t", [(6, 4), (4, 6)])
 def test_sizes_that_no_regressor_connects_are_refused(size_s, size_t):
     with pytest.raises(ValueError, match=f"from {size_s} x {size_s} to {size_t} x {size_t} pixels"):
         FitNet(Pair([(3, size_s, size_s), (3,)], [(3, size_t, size_t), (3,)]), hint=0)

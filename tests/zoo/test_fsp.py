@@ -16,21 +16,22 @@ def setup(**options):
     return setup_pair("fsp", **SAME, **options)
 
 
-def fsp_matrices(features):
+def fsp_matrices(features, pool):
     """(B, C, C') of each two consecutive maps, element by element."""
     for x, y in zip(features, features[1:], strict=False):
         size = min(x.shape[-1], y.shape[-1])
-        x, y = pooled(x, size, np.max), pooled(y, size, np.max)
+        x, y = pooled(x, size, pool), pooled(y, size, pool)
         matrix = np.zeros((len(x), x.shape[1], y.shape[1]))
         for b, i, j in np.ndindex(matrix.shape):
             matrix[b, i, j] = sum(x[b, i, p, q] * y[b, j, p, q] for p, q in np.ndindex(size, size)) / size**2
         yield matrix
 
 
+@pytest.mark.parametrize("options, pool", [({}, np.mean), ({"pool": "max"}, np.max)], ids=["default", "paper"])
 @pytest.mark.parametrize("sizes_t", [(4, 4, 2, 2), (8, 4, 4, 1), (2, 4, 8, 8)])
-def test_formula(sizes_t):
-    loss, student, teacher, batch = setup(sizes_t=sizes_t)
-    matrices = (fsp_matrices([array(feature) for feature in each.features[:-1]]) for each in (student, teacher))
+def test_formula(sizes_t, options, pool):
+    loss, student, teacher, batch = setup(sizes_t=sizes_t, **options)
+    matrices = (fsp_matrices([array(feature) for feature in each.features[:-1]], pool) for each in (student, teacher))
     expected = sum(np.mean((s - t) ** 2) for s, t in zip(*matrices, strict=True))
     assert loss.first_stage(student, teacher, batch).item() == pytest.approx(expected, rel=1e-12)
 
@@ -56,6 +57,11 @@ def test_features_three_times_as_large_make_it_81_times_as_large():
     assert loss.first_stage(*larger, batch).item() == pytest.approx(
         81 * loss.first_stage(student, teacher, batch).item()
     )
+
+
+def test_another_pool_is_refused():
+    with pytest.raises(ValueError, match="pool: found 'min', expected avg or max"):
+        setup(pool="min")
 
 
 def test_other_widths_are_refused():
@@ -94,6 +100,6 @@ def test_fits_a_batch():
 def test_entry():
     """RepDistiller's scripts: weight 50, 30 epochs of it alone, then cross entropy alone."""
     method = distiller_dict["fsp"]
-    assert (method.gamma, method.alpha, method.beta, method.options) == (1, 0, 50, {})
+    assert (method.gamma, method.alpha, method.beta, method.options) == (1, 0, 50, {"pool": "avg"})
     assert method.first_epochs == 30 and method.first_student and method.first_only
     check_entry("fsp", **SAME)

@@ -1,4 +1,4 @@
-"""Every method in the student's training: real steps on its pairs, one batch overfitted, options, resume, deployment."""
+"""Every method in the training of a student: real steps on its pairs, overfitting, options, resume, deployment."""
 
 import functools
 import re
@@ -12,14 +12,12 @@ import evaluate
 import train_student
 import train_teacher
 from dataset import ImageSet, TrainLoader, dataset_dict
-from distiller_zoo import classifier, distiller_dict
+from distiller_zoo import distiller_dict
 from helper import checkpoint
-from helper.distillation import Distillation, FirstStage
+from helper.distillation import FirstStage, build_objective
 from helper.loop import Meters, make_optimizer, train_steps
-from helper.methods import build_loss, replaced_student
 from helper.pairs import PAIRS, resolve_weights
-from models import create_model, fold_batchnorm
-from ripsnet import WassersteinTopology
+from models import create_model
 
 METHODS = list(distiller_dict)
 WITH_LOSS = [key for key, method in distiller_dict.items() if method.loss]
@@ -37,8 +35,7 @@ def defined(key, pair):
 @functools.cache
 def teacher_of(arch):
     torch.manual_seed(1)
-    teacher = create_model(arch).eval().requires_grad_(False)
-    return teacher, fold_batchnorm(teacher)
+    return SimpleNamespace(model=create_model(arch).eval())
 
 
 @functools.cache
@@ -51,21 +48,12 @@ def images():
 def build(key, pair, delta=5.0, amp="off"):
     """The objective of `train_student.py --distill <key> -d <delta> --topology wasserstein` for fresh networks."""
     options = ["--path_t", "", "--model_s", pair[1], "--distill", key, "-d", delta, "--batch_size", BATCH]
-    options += ["--topology", "wasserstein"] if delta else []
+    options += ["--amp", amp, *(["--topology", "wasserstein"] if delta else [])]
     args = train_student.get_args_parser().parse_args([*map(str, options), "--device", "cpu"])
     settings = resolve_weights(args, *pair)
-    teacher, folded = teacher_of(pair[0])
     torch.manual_seed(0)
-    student = replaced_student(key, create_model(pair[1]), teacher, 32)
-    other = build_loss(args, settings, student, teacher, images().labels)
-    method = distiller_dict[key]
-    weights = {"ce": args.gamma, "kd": args.alpha, "other": 0.0 if method.first_only else args.beta, "top": delta}
-    widths = classifier(student)[1].in_features, classifier(teacher)[1].in_features
-    topology = WassersteinTopology() if delta else None
-    found = Distillation(
-        student, folded, weights, amp, args.kd_T, method, other, args.warmup, False, topology, widths=widths
-    )
-    return found, FirstStage(found, args.beta) if method.first_epochs else None
+    found, _ = build_objective(args, settings, create_model(pair[1]), teacher_of(pair[0]), images())
+    return found, FirstStage(found, args.beta) if args.first_epochs else None
 
 
 def epoch(objective, lr=1e-4):
@@ -205,7 +193,11 @@ def test_simkd_is_evaluated_and_counted_with_the_projector_and_the_teachers_clas
     capsys.readouterr()
     call(evaluate, "--path", "save_s_models/run/best.pth", "--dataset", "tiny", "--device", "cpu")
     logged = checkpoint.load("save_s_models/run/last.pth")["history"][0]["test_acc"]
-    assert f"{logged:.2f} %" in capsys.readouterr().out
+    scores = capsys.readouterr().out
+    assert re.search(rf"^top-1.* {logged:.2f}$", scores, re.MULTILINE)
+    body = 83_892 - 65 * 100  # ResNet8 of 100 classes without its classifier
+    projector = 64 * 32 + 9 * 32 * 32 + 32 * 64 + 2 * (32 + 32 + 64)
+    assert re.search(rf"^parameters +{body + projector + 65 * 4:,}$", scores, re.MULTILINE)
     # and it can teach
     call(train_student, "--path_t", "save_s_models/run/best.pth", *RUN[2:], "--epochs", 1, "--name", "pupil", "-d", 0)
 
