@@ -34,6 +34,10 @@ def _download(source: type[CIFAR10], data_dir: Path) -> CIFAR10:
         ) from None
 
 
+def _class_names(source: type[CIFAR10], data_dir: str) -> list[str]:
+    return source(data_dir, train=False).classes
+
+
 # Mean and standard deviation are those over all pixels of the training images; CIFAR-100's are the values the field has
 # always used, up to 0.0002 off what the files give, and published networks were trained with them.
 cifar100 = DatasetInfo(
@@ -43,6 +47,7 @@ cifar100 = DatasetInfo(
     std=(0.2675, 0.2565, 0.2761),
     flip=True,
     load=partial(_load, CIFAR100),
+    class_names=partial(_class_names, CIFAR100),
 )
 cifar10 = DatasetInfo(
     name="cifar10",
@@ -51,4 +56,5 @@ cifar10 = DatasetInfo(
     std=(0.2470, 0.2435, 0.2616),
     flip=True,
     load=partial(_load, CIFAR10),
+    class_names=partial(_class_names, CIFAR10),
 )

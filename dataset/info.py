@@ -21,6 +21,7 @@ class DatasetInfo:
     flip: whether a mirrored image still shows the same class.
     load(data_dir): returns (training set, test set), each a pair of images, uint8 (N, image_size, image_size, 3), and
         labels, int64 (N,); raises DatasetUnavailable if there are no files to read.
+    class_names(data_dir): the names of the classes by their number, None where they have none.
     """
 
     name: str
@@ -31,3 +32,4 @@ class DatasetInfo:
     load: Callable[[str], tuple[Split, Split]]
     image_size: int = 32
     padding: int = 4
+    class_names: Callable[[str], list[str]] | None = None

@@ -17,3 +17,9 @@ def load_data(args) -> tuple[ImageSet, ImageSet]:
 
 def num_classes(args) -> int:
     return dataset_dict[args.dataset].num_classes
+
+
+def class_names(args) -> list[str]:
+    """Names of the classes of --dataset, which must have been loaded; their numbers where they have no names."""
+    info = dataset_dict[args.dataset]
+    return info.class_names(args.data_dir) if info.class_names else [str(i) for i in range(info.num_classes)]
