@@ -109,7 +109,7 @@ def persistence_images(args) -> None:
     for fitted in figure_data.fitted_ripsnets(args, next(iter(networks.values()))):
         draw = network_images if args.path_s else validation_images
         about, panels = draw(args, fitted, networks)
-        spec, mean_image = fitted.spec, fitted.mean_image().numpy()
+        spec, mean_image = fitted.spec, fitted.mean_image.numpy()
         title = (
             f"{args.dataset}, persistence images of dimension {spec.dim}, RipsNet with {args.operator} pooling\n{about}"
         )
@@ -130,7 +130,7 @@ def validation_images(args, fitted, networks) -> tuple[str, list[figures.Images]
     ]
     return (
         f"{next(iter(networks))}, {len(errors):,} validation clouds of {args.batch_size} points, "
-        f"$R^2$ = {r2_score(found, exact, fitted.mean_image()):.3f}; from the smallest to the largest error"
+        f"$R^2$ = {r2_score(found, exact, fitted.mean_image):.3f}; from the smallest to the largest error"
     ), panels
 
 
@@ -148,7 +148,7 @@ def network_images(args, fitted, networks) -> tuple[str, list[figures.Images]]:
             note = f"MSE {(found[0] - exact[0]).square().mean():.4f}, $R^2$ {r2_score(found, exact):.3g}"
         panels.append(figures.Images(name, note, exact[0].numpy(), None if found is None else found[0].numpy()))
     return (
-        f"one training batch of {args.batch_size} images; $R^2$ over {len(batches)} batches, against each network's mean "
+        f"a training batch of {args.batch_size} images; $R^2$ over {len(batches)} batches, against a network's mean "
         "exact image"
     ), panels
 
@@ -157,7 +157,7 @@ def scatter_pixels(args) -> None:
     teacher = load_network(args.path_t, args.model_t, "--model_t", args.device, args.dataset)
     for fitted in figure_data.fitted_ripsnets(args, teacher):
         found, exact = fitted.validation()
-        mean_image, spec = fitted.mean_image(), fitted.spec
+        mean_image, spec = fitted.mean_image, fitted.spec
         r2 = r2_score(found, exact, mean_image)
         if spec.dim == 0:  # the 20 columns are equal, RipsNet's nearly so
             found, exact, mean_image = (
@@ -204,11 +204,7 @@ def embeddings(args) -> None:
         embedded, parameters = figure_data.embed(features, method, args.seed)
         points.append(embedded)
         scores.append([figure_data.silhouette(space, labels) for space in (features, embedded)])
-        notes.append(
-            "silhouette {:.3f} in {} dimensions,\n{:.3f} in the plane".format(
-                scores[-1][0], features.shape[1], scores[-1][1]
-            )
-        )
+        notes.append(f"silhouette {scores[-1][0]:.3f} ({features.shape[1]} dimensions), {scores[-1][1]:.3f} (plane)")
     title = (
         f"{args.dataset}: pooled features of {len(labels):,} test images of {len(names)} classes\n"
         f"{figure_data.EMBEDDINGS[method]}, {parameters}, seed {args.seed}"

@@ -5,6 +5,7 @@ import re
 import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -65,7 +66,8 @@ def load_networks(args) -> dict[str, Network]:
 def label(path: Path, network: Network, dataset: str) -> str:
     """Architecture and, from the name of a student's run, the method; the run's name where it was given by hand."""
     run = run_of(path)
-    found = re.fullmatch(rf"(?:.+-)?{network.arch}_{dataset}(?:_(.+))?_trial\d+", run)
+    known = re.escape(f"{network.arch}_{dataset}")
+    found = re.fullmatch(rf"(?:.+-)?{known}(?:_(.+))?_trial\d+", run)
     return f"{network.arch} {found[1] or ''}".rstrip() if found else f"{network.arch} {run}"
 
 
@@ -78,7 +80,8 @@ def run_of(path: Path) -> str:
 
 def network_runs(args) -> str:
     """For the name of a file: the students' runs, or the teacher's where there is no student."""
-    return several([run_of(Path(path)) for path in args.path_s]) if args.path_s else teacher_run(args.path_t)
+    paths = [Path(path) for path in args.path_s or [args.path_t]]
+    return several([run_of(path) if path.is_dir() else teacher_run(path) for path in paths])
 
 
 def several(names: list[str]) -> str:
@@ -133,6 +136,7 @@ class Fitted:
         found, exact = zip(*predict(self.network, data), strict=True)
         return torch.cat(found), torch.cat(exact)
 
+    @cached_property
     def mean_image(self) -> Tensor:
         """Of the training clouds, (400,)."""
         return self._data(0, self.train_clouds).mean_image()
@@ -189,7 +193,7 @@ def choose_classes(names: list[str], wanted: list[str]) -> list[int]:
 
 
 def images_of_classes(images: ImageSet, classes: list[int], count: int, seed: int) -> tuple[Tensor, np.ndarray]:
-    """Indices (N,) of at most `count` random images of each class, and the position (N,) of their class in `classes`."""
+    """Indices (N,) of at most `count` random images of each class, and their class's position (N,) in `classes`."""
     rng, labels = np.random.default_rng(seed), images.labels.cpu().numpy()
     drawn = [np.sort(rng.permutation(np.flatnonzero(labels == number))[:count]) for number in classes]
     positions = np.repeat(np.arange(len(classes)), [len(part) for part in drawn])
@@ -283,9 +287,13 @@ def curve_rows(run: str, logs: list[list[dict[str, float]]], columns: list[str])
                 "column": column,
                 "epoch": epoch,
                 "n": len(found),
-                "mean": statistics.fmean(found),
-                "std": statistics.stdev(found) if len(found) > 1 else None,
+                "mean": six_digits(statistics.fmean(found)),
+                "std": six_digits(statistics.stdev(found)) if len(found) > 1 else None,
             }
             for epoch, found in sorted(values.items())
         ]
     return rows
+
+
+def six_digits(value: float) -> float:
+    return float(f"{value:.6g}")

@@ -23,6 +23,7 @@ from .checkpoint import write_bytes
 from .runs import table
 
 WIDTH = 7.0  # inches
+DPI = 200
 BLUE, ORANGE, GREEN, PURPLE, SKY, AMBER, BLACK = COLOURS = (
     "#0072B2 #D55E00 #009E73 #CC79A7 #56B4E9 #E69F00 #000000".split()
 )
@@ -41,12 +42,13 @@ STYLE = {
 }
 PANELS_A_LINE = 4
 
+TERMS = {"ce": "CE", "kd": "KD", "other": "method's own loss", "top": "topology"}
 # Panels of `curves`, line by line: the column of log.csv and the label of its axis.
 CURVES = [
     [
         ("test_acc", "test accuracy (%)"),
         ("train_acc", "training accuracy (%)"),
-        ("student_r2", "$R^2$ of RipsNet on the\nstudent's own clouds"),
+        ("student_r2", "$R^2$ of RipsNet on\nthe student's clouds"),
     ],
     [
         ("ce", "CE (nats)"),
@@ -54,17 +56,15 @@ CURVES = [
         ("other", "method's own loss"),
         ("top", "topology loss"),
     ],
-    [(f"share_{term}", f"share of {name}\nin the loss") for term, name in (("ce", "CE"), ("kd", "KD"))]
-    + [("share_other", "share of the method's\nown loss"), ("share_top", "share of topology\nin the loss")],
-    [(f"grad_{term}", f"gradient norm, {name}") for term, name in (("ce", "CE"), ("kd", "KD"))]
-    + [("grad_other", "gradient norm,\nmethod's own loss"), ("grad_top", "gradient norm, topology")],
+    [(f"share_{term}", f"share of the loss,\n{name}") for term, name in TERMS.items()],
+    [(f"grad_{term}", f"gradient norm,\n{name}") for term, name in TERMS.items()],
 ]
 
 
 def save(path: Path, figure: Figure, data: list[dict] | dict[str, np.ndarray]) -> None:
-    """Write <path>.png (200 dpi) and beside it what it shows: rows as .csv, a dict of arrays as .npz."""
+    """Write <path>.png and beside it what it shows: rows as .csv, a dict of arrays as .npz."""
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=200)
+    figure.savefig(image, format="png", dpi=DPI)
     if isinstance(data, dict):
         arrays = io.BytesIO()
         np.savez_compressed(arrays, **data)
@@ -78,8 +78,9 @@ def save(path: Path, figure: Figure, data: list[dict] | dict[str, np.ndarray]) -
 
 
 def heading(name: str, columns: int, note: str) -> str:
-    """The title of a panel: a name, broken to the width of one of so many columns, and a note on lines of its own."""
-    return f"{textwrap.fill(name, 100 // columns)}\n{note}"
+    """The title of a panel: a name and a note on lines of their own, broken to the width of one of so many columns."""
+    texts = [text.replace("epoch ", "epoch\N{NO-BREAK SPACE}") for text in (name, note) if text]
+    return "\n".join(textwrap.fill(text, 100 // columns) for text in texts)
 
 
 def panel_grid(figure: Figure, count: int, columns: int) -> Iterator:
@@ -138,7 +139,7 @@ def image_panels(title: str, panels: list[Images], spec: ImageSpec, mean_image: 
             gridspec_kw={"height_ratios": [6, 1, 1, 1]} if spec.dim == 0 else None,
         )
         for unused in axes[:, len(line) :].flat:
-            unused.remove()
+            unused.set_visible(False)  # rather than removed, so that the places of all lines are alike
         for column, (ax, panel) in enumerate(zip(axes[0], line, strict=False)):
             ax.set_title(heading(panel.name, axes.shape[1], panel.note))
             if spec.dim == 0:
@@ -168,7 +169,11 @@ def _curves(ax, panel: Images, spec: ImageSpec, mean_image: np.ndarray, brightes
     columns, rows = spec.resolution
     persistences = pixel_grid(spec)[1]
     ax.plot(
-        persistences, mean_image.reshape(rows, columns).mean(axis=1), color=GREY, lw=2.5, label="mean training image"
+        persistences,
+        mean_image.reshape(rows, columns).mean(axis=1),
+        color=GREY,
+        lw=2.5,
+        label="teacher's mean training image",
     )
     ax.plot(persistences, panel.exact.reshape(rows, columns).mean(axis=1), color=BLUE, marker="o", label="exact")
     if panel.ripsnet is not None:
@@ -191,7 +196,7 @@ def _layers(axes, panel: Images, spec: ImageSpec, brightest: float, largest: flo
         if image is None:
             ax.set_facecolor("0.93")
             if ax is axes[1]:
-                ax.text(0.5, 0.5, "none", transform=ax.transAxes, ha="center", va="center")
+                ax.text(0.5, 0.5, "none of this width", transform=ax.transAxes, ha="center", va="center")
             continue
         image = image.reshape(rows, columns)
         if spec.dim == 0:
@@ -251,7 +256,7 @@ def embedding_panels(
     into names; axis: the method."""
     count = len(headings)
     columns = min(count, 2 if count == 4 else 3)
-    height = WIDTH / columns * 0.75 * -(-count // columns)
+    height = WIDTH / columns * 0.72 * -(-count // columns)
     figure = Figure(figsize=(WIDTH, 0.9 + 0.16 * -(-len(names) // 5) + height), layout="constrained")
     figure.suptitle(title)
     for ax, (network, note), points in zip(panel_grid(figure, count, columns), headings, embeddings, strict=True):
@@ -259,7 +264,7 @@ def embedding_panels(
             x, y = points[classes == number].T
             marker = MARKERS[(number + number // len(CLASS_COLOURS)) % len(MARKERS)]
             colour = CLASS_COLOURS[number % len(CLASS_COLOURS)]
-            ax.scatter(x, y, s=9, color=colour, marker=marker, linewidths=0, label=name)
+            ax.scatter(x, y, s=8, color=colour, marker=marker, linewidths=0, label=name)
         ax.set_title(heading(network, columns, note))
         ax.set(xlabel=f"{axis} 1", ylabel=f"{axis} 2", xticks=[], yticks=[])
     handles, labels = figure.axes[0].get_legend_handles_labels()
@@ -288,7 +293,7 @@ def curve_panels(title: str, rows: list[dict], runs: dict[str, int]) -> Figure:
             ax.set_ylabel(label)
             ax.tick_params(labelbottom=True)
             ax.set_xlabel("epoch")
-            ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+            ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             for (run, n), colour, style, marker in zip(
                 runs.items(), cycle(COLOURS), cycle(LINES), cycle(MARKERS), strict=False
             ):
