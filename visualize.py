@@ -82,7 +82,7 @@ def get_args_parser() -> Parser:
         "(default: 16)",
     )
     umap.add_argument(
-        "--method", choices=figure_data.EMBEDDINGS, default="umap", help="t-SNE where umap-learn is not installed"
+        "--method", choices=list(figure_data.EMBEDDINGS), default="umap", help="t-SNE where umap-learn is not installed"
     )
     umap.add_argument("--classes", nargs="+", metavar="CLASS", help="numbers or names (default: the first ten)")
     umap.add_argument("--images", type=number(int, 2), default=100, help="of a class, at most (default: %(default)s)")
