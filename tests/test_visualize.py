@@ -27,8 +27,9 @@ from test_clouds import (
 from test_scripts import NO_CUDA
 
 import visualize
-from dataset import TrainLoader, load_dataset
+from dataset import TrainLoader, dataset_dict, load_dataset
 from helper import checkpoint, figure_data, figures
+from helper.data import class_names
 from helper.runs import ripsnet_folder
 from models import create_model
 from ripsnet import ImageSpec, RipsNet
@@ -174,14 +175,16 @@ def test_pi_of_students_of_the_same_and_of_another_width(drawn, dim):
     assert "over 4 batches" in title
 
 
-def test_the_folder_of_a_run_stands_for_its_epochs(drawn):
+@pytest.mark.parametrize("best, epochs", [((9, 2), [8, 9]), ((7, 3), [7, 8, 9])])
+def test_the_folder_of_a_run_stands_for_its_epochs(drawn, best, epochs):
+    """Each set of weights once: the best may be those of the last epoch."""
     fit(0)
-    for name, epoch, seed in (("last", 9, 2), ("best", 9, 2), ("previous", 8, 1)):
+    for name, epoch, seed in (("last", 9, 2), ("best", *best), ("previous", 8, 1)):
         history = {} if name == "best" else {"history": [{}] * epoch}
         save_network(STUDENT / f"{name}.pth", seed=seed, epoch=epoch + (name != "best"), **history)
     call(visualize, "pi", *DATA, "--batch_size", POINTS, "--path_s", STUDENT)
     panels = list(dict.fromkeys(row["panel"] for row in rows_of(f"pi_{STUDENT.name}_dim0_mean")))
-    assert panels == ["resnet8 teacher", "resnet8 TopKD, epoch 8", "resnet8 TopKD, epoch 9"]
+    assert panels == ["resnet8 teacher", *(f"resnet8 TopKD, epoch {epoch}" for epoch in epochs)]
 
 
 def test_scatter_counts_pixels(drawn):
@@ -209,13 +212,13 @@ def test_scatter_counts_pixels(drawn):
 
 
 def test_a_density_worked_by_hand():
-    density = figures.Density.of("values", "value", np.array([0.0, 0.1, 1.0]), np.array([0.4, 0.4, 0.6]), bins=2)
+    density = figures.Density.of("values", "value", np.array([0.0, 0.1, 0.2]), np.array([0.4, 0.4, 1.0]), bins=2)
     assert density.rows() == [
         {"panel": "values", "exact": 0.25, "ripsnet": 0.25, "pixels": 2},
-        {"panel": "values", "exact": 0.75, "ripsnet": 0.75, "pixels": 1},
+        {"panel": "values", "exact": 0.25, "ripsnet": 0.75, "pixels": 1},
     ]
     mesh = figures.density_panels("title", [density, density]).axes[0].collections[0]
-    assert mesh.get_array().filled(-1).tolist() == [[2, -1], [-1, 1]]  # rows of the mesh go up the axis of RipsNet
+    assert mesh.get_array().filled(-1).tolist() == [[2, -1], [1, -1]]  # rows of the mesh go up the axis of RipsNet
 
 
 def test_diagrams_are_gudhis(drawn):
@@ -239,6 +242,8 @@ def test_diagrams_are_gudhis(drawn):
             barcode = figure.axes[column + 2 * (dim + 1)]
             [segments] = [item for item in barcode.collections if isinstance(item, LineCollection)]
             assert sorted((a[0], b[0]) for a, b in segments.get_segments()) == sorted(map(tuple, found))
+            drawn_by = [segment[0][0] if dim else segment[1][0] for segment in segments.get_segments()]
+            assert drawn_by == sorted(drawn_by)  # by birth in dimension 1, by death where all are born at 0
             total = (expected[:, 1] - expected[:, 0]).sum()
             assert barcode.get_title() == f"dimension {dim}: {len(found)} bars, total {total:.1f}"
 
@@ -419,9 +424,9 @@ def test_bad_input_is_one_line(monkeypatch, capsys, options, what):
     assert not Path("results").exists()
 
 
-def test_cifar_classes_have_names(monkeypatch):
-    info = types.SimpleNamespace(class_names=lambda folder: [f"{folder} apple", "bear"], num_classes=2)
-    monkeypatch.setitem(visualize.class_names.__globals__["dataset_dict"], "fruit", info)
-    names = visualize.class_names(types.SimpleNamespace(dataset="fruit", data_dir="here"))
-    assert names == ["here apple", "bear"]
-    assert figure_data.choose_classes(names, ["bear", "0"]) == [1, 0]
+def test_classes_by_name_and_number(monkeypatch):
+    names = ["apple", "bear", "2"]
+    info = types.SimpleNamespace(class_names=lambda data_dir: names if data_dir == "here" else None)
+    monkeypatch.setitem(dataset_dict, "fruit", info)
+    assert class_names(types.SimpleNamespace(dataset="fruit", data_dir="here")) == names
+    assert figure_data.choose_classes(names, ["bear", "0", "2"]) == [1, 0, 2]
