@@ -1,170 +1,241 @@
-"""Figures, each with the numbers it draws beside it.
+"""Figures, each with the numbers it draws beside it, in results/figures/.
 
-    python visualize.py pi --path_t save_t_models/resnet56_cifar100_trial1/best.pth       # after stages 2 and 3
+    python visualize.py pi      --path_t save_t_models/resnet56_cifar100_trial1/best.pth       # after stages 2 and 3
+    python visualize.py pi      --path_t <teacher>/best.pth --path_s save_s_models/<run>     # a student over training
+    python visualize.py scatter --path_t <teacher>/best.pth                                    # after stages 2 and 3
+    python visualize.py diagram --path_t <teacher>/best.pth --path_s <run>/best.pth <run>/best.pth
+    python visualize.py umap    --path_t <teacher>/best.pth --path_s <run>/best.pth ... --labels teacher KD ...
+    python visualize.py curves  --logs results/logs
 
-pi: persistence images of a teacher's validation clouds, exact and as RipsNet approximates them, for clouds from the
-smallest to the largest error. Writes results/figures/pi_<teacher run>_dim<d>_<operator>.png and .csv.
+pi: persistence images, exact and as RipsNet approximates them: of the teacher's validation clouds, from the smallest to
+the largest error; with --path_s, of a training batch in the teacher and the students.
+scatter: RipsNet's pixels against the exact ones, over all validation clouds.
+diagram: persistence diagrams and barcodes of a training batch, in dimension 0 and 1.
+umap: test images of some classes in each network's feature space, in two dimensions.
+curves: accuracy, loss terms, their shares and gradient norms, over the epochs; runs whose names differ only in
+_trial<n> are drawn as mean and standard deviation.
+
+Networks run in eval mode. The folder of a run in place of a checkpoint means all that it holds, by their epochs.
 """
 
 from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
-from helper.checkpoint import load_network, write_bytes
-from helper.clouds import CloudSet, layer_width
+from helper import figure_data, figures
+from helper.checkpoint import load_network
+from helper.clouds import images_of
+from helper.data import class_names, load_data
 from helper.options import (
     Parser,
-    UserError,
     add_batch_size,
     add_cloud_options,
+    add_data_options,
     add_operator,
     add_teacher_options,
-    dims,
+    model,
+    number,
     positive,
     run,
+    whole,
 )
-from helper.ripsnet_fit import CloudData, predict
-from helper.runs import RESULTS, clouds_folder, ripsnet_folder, spec_file, table, teacher_run
-from helper.topology import check_spec, load_ripsnet, load_spec
-from ripsnet import ImageSpec, r2_score
-
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#8C8C8C"  # told apart by every common kind of colour vision, and in grey
-STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "savefig.dpi": 200,
-}
+from helper.runs import RESULTS, teacher_run
+from ripsnet import dim0_deaths, dim1_diagrams, r2_score
 
 
 def get_args_parser() -> Parser:
     parser = Parser(description=__doc__)
-    figures = parser.add_subparsers(dest="figure", required=True, metavar="figure")
-    pi = figures.add_parser("pi", help="exact persistence images against RipsNet's", description=__doc__)
-    add_teacher_options(pi)
-    add_batch_size(pi)
-    add_cloud_options(pi)
-    add_operator(pi)
-    pi.add_argument("--clouds", type=positive, default=4, help="clouds to draw (default: %(default)s)")
-    pi.add_argument("--out", type=Path, default=RESULTS / "figures", help="folder (default: %(default)s)")
-    pi.set_defaults(main=persistence_images)
+    commands = parser.add_subparsers(dest="figure", required=True, metavar="figure")
+
+    def figure(name, main, text):
+        command = commands.add_parser(name, help=text, description=__doc__)
+        command.add_argument("--out", type=Path, default=RESULTS / "figures", help="folder (default: %(default)s)")
+        command.set_defaults(main=main)
+        return command
+
+    pi = figure("pi", persistence_images, "exact persistence images against RipsNet's")
+    scatter = figure("scatter", scatter_pixels, "RipsNet's pixels against the exact ones")
+    diagram = figure("diagram", persistence_diagrams, "persistence diagrams and barcodes")
+    umap = figure("umap", embeddings, "feature spaces in two dimensions")
+    curves = figure("curves", training_curves, "accuracies and losses over the epochs")
+    for command in (pi, scatter, diagram, umap):
+        add_teacher_options(command)
+        add_data_options(command)
+    for command in (pi, scatter, diagram):
+        add_batch_size(command)
+    for command in (pi, scatter):
+        add_cloud_options(command)
+        add_operator(command)
+    for command in (pi, diagram, umap):
+        add_students(command)
+
+    layer = {"type": number(int, maximum=0), "default": -1}
+    pi.add_argument("--tda_layer_s", **layer, help="the students' layer, counted as --tda_layer_t (default: -1)")
+    diagram.add_argument(
+        "--layer", **layer, help="of all networks: -1 the pooled vector, ... 0 the logits (default: -1)"
+    )
+    pi.add_argument(
+        "--clouds",
+        type=positive,
+        help="clouds to draw (default: 4); with --path_s, batches over which R^2 is taken, of which one is drawn "
+        "(default: 16)",
+    )
+    umap.add_argument(
+        "--method", choices=list(figure_data.EMBEDDINGS), default="umap", help="t-SNE where umap-learn is not installed"
+    )
+    umap.add_argument("--classes", nargs="+", metavar="CLASS", help="numbers or names (default: the first ten)")
+    umap.add_argument("--images", type=number(int, 2), default=100, help="of a class, at most (default: %(default)s)")
+    curves.add_argument(
+        "--logs",
+        type=Path,
+        nargs="+",
+        default=[RESULTS / "logs"],
+        help="logs, folders of runs, or folders of logs (default: results/logs)",
+    )
     return parser
 
 
+def add_students(parser) -> None:
+    group = parser.add_argument_group("networks beside the teacher")
+    group.add_argument("--path_s", nargs="+", default=[], metavar="PATH", help="checkpoints, or folders of runs")
+    group.add_argument("--model_s", type=model, help="architecture of the checkpoints that do not name it")
+    group.add_argument("--labels", nargs="+", help="headings: the teacher's, and one for each --path_s")
+    group.add_argument("--seed", type=whole, default=0, help="of the choice of images (default: %(default)s)")
+
+
 def persistence_images(args) -> None:
-    teacher = load_network(args.path_t, args.model_t, "--model_t")
-    width = layer_width(teacher.model, args.tda_layer_t, teacher.num_classes, "--tda_layer_t")
-    folder = clouds_folder(args)
-    for dim in dims(args):
-        spec = load_spec(spec_file(folder, dim))
-        check_spec(spec, spec_file(folder, dim), teacher, width, dim, args)
-        path = ripsnet_folder(folder, dim, args.operator) / "best.pth"
-        if not path.is_file():
-            raise UserError(f"{path}: no RipsNet there; fit it with train_ripsnet.py (same options)")
-        network, content = load_ripsnet(path, args.operator, width)
-        if content["spec"] != spec.to_dict():
-            raise UserError(f"{path}: fitted to other images than those in {folder}; run train_ripsnet.py again")
-
-        files, count = CloudSet(folder, spec.num_clouds), content["quality"]["train_clouds"]
-        training = CloudData(files, dim, 0, count, torch.device("cpu"), on_device=False)
-        validation = CloudData(files, dim, count, spec.num_clouds, torch.device("cpu"), on_device=False)
-        found, exact = (torch.cat(parts) for parts in zip(*predict(network, validation), strict=True))
-        mean_image = training.mean_image()
-        errors = (found - exact).square().mean(dim=1)
-        ranks = np.linspace(0, len(errors) - 1, min(args.clouds, len(errors))).round()
-        shown = errors.argsort()[torch.from_numpy(ranks).long()]
-        drawn = (spec, (shown + count).tolist(), exact[shown].numpy(), found[shown].numpy(), mean_image.numpy())
-
-        out = args.out / f"pi_{teacher_run(args.path_t)}_dim{dim}_{args.operator}.png"
-        write_bytes(out.with_suffix(".csv"), table(pixel_rows(*drawn)))
+    networks = figure_data.load_networks(args)
+    for fitted in figure_data.fitted_ripsnets(args, next(iter(networks.values()))):
+        draw = network_images if args.path_s else validation_images
+        about, panels = draw(args, fitted, networks)
+        spec, mean_image = fitted.spec, fitted.mean_image.numpy()
         title = (
-            f"RipsNet ({args.operator} pooling) on {len(errors)} validation clouds of {teacher.arch}, dimension {dim}: "
-            f"$R^2$ = {r2_score(found, exact, mean_image):.3f}\nclouds from the smallest to the largest error"
+            f"{args.dataset}, persistence images of dimension {spec.dim}, RipsNet with {args.operator} pooling\n{about}"
         )
-        with rc_context(STYLE):
-            draw_pi(title, *drawn).savefig(out)
-        print(f"{out} and {out.with_suffix('.csv').name}")
+        figures.save(
+            args.out / f"pi_{figure_data.network_runs(args)}_dim{spec.dim}_{args.operator}",
+            figures.image_panels(title, panels, spec, mean_image),
+            figure_data.pixel_rows(spec, panels, mean_image),
+        )
 
 
-def grid(spec: ImageSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Births of the image's columns and persistences of its rows."""
-    low_b, high_b, low_p, high_p = spec.image_range
-    return np.linspace(low_b, high_b, spec.resolution[0]), np.linspace(low_p, high_p, spec.resolution[1])
-
-
-def pixel_rows(spec: ImageSpec, clouds: list[int], exact, found, mean_image) -> list[dict]:
-    """A row for every pixel of every cloud. clouds: their numbers in the set; exact, found: their images (N, 400)."""
-    births, persistences = grid(spec)
-    return [
-        {
-            "cloud": cloud,
-            "birth": births[pixel % len(births)],
-            "persistence": persistences[pixel // len(births)],
-            "exact": exact[i, pixel].item(),
-            "ripsnet": found[i, pixel].item(),
-            "training_mean": mean_image[pixel].item(),
-        }
-        for i, cloud in enumerate(clouds)
-        for pixel in range(spec.pixels)
+def validation_images(args, fitted, networks) -> tuple[str, list[figures.Images]]:
+    found, exact = fitted.validation()
+    errors = (found - exact).square().mean(dim=1)
+    ranks = np.linspace(0, len(errors) - 1, min(args.clouds or 4, len(errors))).round()
+    panels = [
+        figures.Images(f"cloud {fitted.train_clouds + i}", f"MSE {errors[i]:.4f}", exact[i].numpy(), found[i].numpy())
+        for i in errors.argsort()[torch.from_numpy(ranks).long()].tolist()
     ]
+    return (
+        f"{next(iter(networks))}, {len(errors):,} validation clouds of {args.batch_size} points, "
+        f"$R^2$ = {r2_score(found, exact, fitted.mean_image):.3f}; from the smallest to the largest error"
+    ), panels
 
 
-def draw_pi(title: str, spec: ImageSpec, clouds: list[int], exact, found, mean_image) -> Figure:
-    """A column for each cloud: exact image, RipsNet's, and their difference. In dimension 0, where an image repeats one
-    column of pixels (RipsNet's nearly so: its mean is drawn), the images lie on their side under the curve."""
-    curves, (columns, rows) = spec.dim == 0, spec.resolution
-    difference = found - exact
-    heights = [6] * curves + [1 if curves else 4] * 3
-    figure = Figure(figsize=(max(8, 1 + 2.2 * len(clouds)), 5 if curves else 7.2), layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    axes = figure.subplots(
-        len(heights), len(clouds), squeeze=False, sharex="col", sharey="row", gridspec_kw={"height_ratios": heights}
-    )
+def network_images(args, fitted, networks) -> tuple[str, list[figures.Images]]:
+    batches = figure_data.mini_batches(args, args.clouds or 16)
+    panels = []
+    for name, network in networks.items():
+        layer = (args.tda_layer_s, "--tda_layer_s") if panels else (args.tda_layer_t, "--tda_layer_t")
+        clouds = torch.stack(figure_data.layer_outputs(network, batches, *layer))
+        diagrams = dim0_deaths(clouds) if fitted.spec.dim == 0 else dim1_diagrams(clouds)
+        exact, found = images_of(diagrams, fitted.spec).float(), None
+        note = f"width {clouds.shape[-1]}, RipsNet's {fitted.network.d}"
+        if clouds.shape[-1] == fitted.network.d:
+            found = fitted.network(clouds)
+            note = f"MSE {(found[0] - exact[0]).square().mean():.4f}, $R^2$ {r2_score(found, exact):.3g}"
+        panels.append(figures.Images(name, note, exact[0].numpy(), None if found is None else found[0].numpy()))
+    return (
+        f"a training batch of {args.batch_size} images; $R^2$ over {len(batches)} batches, against a network's mean "
+        "exact image"
+    ), panels
 
-    if curves:
-        persistences = grid(spec)[1]
-        curve_mean, curves_exact, curves_found = (
-            images.reshape(-1, rows, columns).mean(axis=2) for images in (mean_image, exact, found)
+
+def scatter_pixels(args) -> None:
+    teacher = load_network(args.path_t, args.model_t, "--model_t", args.device, args.dataset)
+    for fitted in figure_data.fitted_ripsnets(args, teacher):
+        found, exact = fitted.validation()
+        mean_image, spec = fitted.mean_image, fitted.spec
+        r2 = r2_score(found, exact, mean_image)
+        if spec.dim == 0:  # the 20 columns are equal, RipsNet's nearly so
+            found, exact, mean_image = (
+                images.reshape(-1, *spec.resolution[::-1]).mean(dim=2) for images in (found, exact, mean_image)
+            )
+        less_mean = [(images - mean_image).numpy() for images in (exact, found)]
+        densities = [
+            figures.Density.of("pixel values", "value", exact.numpy(), found.numpy()),
+            figures.Density.of("less the mean training image: what $R^2$ sees", "deviation", *less_mean),
+        ]
+        title = (
+            f"{args.dataset}, {teacher.arch}, dimension {spec.dim}: {exact.shape[1]} distinct pixels of {len(exact):,} "
+            f"validation clouds of {args.batch_size} points\nRipsNet with {args.operator} pooling, $R^2$ = {r2:.3f}"
         )
-        for ax, curve_exact, curve_found in zip(axes[0], curves_exact, curves_found, strict=True):
-            ax.plot(persistences, curve_mean[0], color=GREY, linewidth=2.5, label="mean training image")
-            ax.plot(persistences, curve_exact, color=BLUE, marker="o", markersize=3.5, label="exact")
-            ax.plot(persistences, curve_found, color=ORANGE, linestyle="--", linewidth=2, label="RipsNet")
-        axes[0, 0].set(ylabel="pixel value", ylim=(0, None))
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-
-    brightest, largest = max(exact.max(), found.max()), np.abs(difference).max()
-    values, differences = {"cmap": "viridis", "vmin": 0, "vmax": brightest}, {"cmap": "PuOr_r", "vmin": -largest}
-    names = ["exact", "RipsNet", f"difference\n±{largest:.2g}" if curves else "difference"]
-    layers = [(exact, values), (found, values), (difference, differences | {"vmax": largest})]
-    for line, name, (images, colours) in zip(axes[-3:], names, layers, strict=True):
-        for ax, image in zip(line, images.reshape(-1, rows, columns), strict=True):
-            extent = [edge for axis in grid(spec) for edge in edges(axis)]
-            if curves:
-                image, extent = image.T, [*extent[2:], 0, 1]
-                ax.set_yticks([])
-            drawn = ax.imshow(image, origin="lower", aspect="auto", extent=extent, **colours)
-        if curves:
-            line[0].set_ylabel(name, rotation=0, horizontalalignment="right", verticalalignment="center")
-        else:
-            line[0].set_ylabel(f"{name}\npersistence")
-            figure.colorbar(drawn, ax=list(line), aspect=12, pad=0.01)
-
-    for ax, cloud, error in zip(axes[0], clouds, np.square(difference).mean(axis=1), strict=True):
-        ax.set_title(f"cloud {cloud}\nMSE {error:.4f}")
-    for ax in axes[-1]:
-        ax.set_xlabel("persistence" if curves else "birth")
-    return figure
+        figures.save(
+            args.out / f"scatter_{teacher_run(args.path_t)}_dim{spec.dim}_{args.operator}",
+            figures.density_panels(title, densities),
+            [row for density in densities for row in density.rows()],
+        )
 
 
-def edges(centres: np.ndarray) -> tuple[float, float]:
-    """Where an axis of pixels begins and ends: half a pixel outside the first and last grid point."""
-    half = (centres[-1] - centres[0]) / (2 * max(1, len(centres) - 1)) or 0.5
-    return centres[0] - half, centres[-1] + half
+def persistence_diagrams(args) -> None:
+    networks = figure_data.load_networks(args)
+    batches = figure_data.mini_batches(args, 1)
+    bars = []
+    for name, network in networks.items():
+        bars += figure_data.bars(name, *figure_data.layer_outputs(network, batches, args.layer, "--layer"))
+    of_layer = f" of layer {args.layer}" * (args.layer != -1)
+    title = f"{args.dataset}: Vietoris-Rips persistence of {args.batch_size} training images in feature space{of_layer}"
+    figures.save(args.out / f"diagram_{figure_data.network_runs(args)}", figures.diagram_panels(title, bars), bars)
+
+
+def embeddings(args) -> None:
+    method = figure_data.available(args.method)
+    networks = figure_data.load_networks(args)
+    _, test_set = load_data(args)
+    names = class_names(args)
+    classes = figure_data.choose_classes(names, args.classes or names[:10])
+    names = [names[i] for i in classes]
+    index, labels = figure_data.images_of_classes(test_set, classes, args.images, args.seed)
+    points, scores, notes = [], [], []
+    for network in networks.values():
+        features = figure_data.pooled_features(network, test_set, index)
+        embedded, parameters = figure_data.embed(features, method, args.seed)
+        points.append(embedded)
+        scores.append([figure_data.silhouette(space, labels) for space in (features, embedded)])
+        notes.append(f"silhouette {scores[-1][0]:.3f} ({features.shape[1]} dimensions), {scores[-1][1]:.3f} (plane)")
+    title = (
+        f"{args.dataset}: pooled features of {len(labels):,} test images of {len(names)} classes\n"
+        f"{figure_data.EMBEDDINGS[method]}, {parameters}, seed {args.seed}"
+    )
+    data = {
+        "network": np.array(list(networks)),
+        "class_name": np.array(names),
+        "image": index.cpu().numpy(),
+        "label": labels,  # an index into class_name
+        "embedding": np.array(points, dtype=np.float32),
+        "silhouette": np.array(scores),  # of the classes: in feature space, in the plane
+    }
+    drawn = figures.embedding_panels(
+        title, list(zip(networks, notes, strict=True)), data["embedding"], labels, names, figure_data.EMBEDDINGS[method]
+    )
+    figures.save(args.out / f"{method}_{figure_data.network_runs(args)}", drawn, data)
+
+
+def training_curves(args) -> None:
+    columns = [column for line in figures.CURVES for column, _ in line]
+    logs = {name: figure_data.read_log(path, columns) for name, path in figure_data.find_logs(args.logs).items()}
+    groups = figure_data.repetitions(list(logs))
+    front = figure_data.common_front(list(groups))
+    rows, counts = [], {}
+    for group, names in groups.items():
+        short = group.removeprefix(f"{front}_") if len(groups) > 1 else group
+        counts[short] = len(names)
+        rows += figure_data.curve_rows(short, [logs[name] for name in names], columns)
+    title = f"{front or 'training'}: mean over n runs" + ", band of one standard deviation" * (max(counts.values()) > 1)
+    drawn = figures.curve_panels(title, rows, counts)
+    figures.save(args.out / f"curves_{figure_data.several(list(groups))}", drawn, rows)
 
 
 def main(args) -> None:

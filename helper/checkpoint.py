@@ -150,6 +150,7 @@ class Network:
     sha256: str
     accuracy: float | None  # top-1 in percent, None where the file does not say
     dataset: str | None
+    epoch: int | None  # epochs of training behind the weights
 
 
 def state_dict_of(content, path) -> dict[str, Tensor]:
@@ -207,4 +208,6 @@ def load_network(path, arch: str | None, option: str, device="cpu", dataset: str
         sha256=weights_sha256(state_dict),
         accuracy=None if accuracy is None else float(accuracy),
         dataset=content.get("dataset"),
+        # The epoch of a resumable checkpoint is the one to go on with.
+        epoch=len(content["history"]) if "history" in content else content.get("epoch"),
     )

@@ -206,7 +206,7 @@ def write_cifar(source, folder, monkeypatch):
         pixels.append(rng.integers(0, 256, (6, 3072), dtype=np.uint8))
         content = {"data": pixels[-1], key: [0, 1, 2, 3, 4, 9]}
         (folder / source.base_folder / name).write_bytes(pickle.dumps(content))
-    meta = {source.meta["key"]: [str(i) for i in range(100)]}
+    meta = {source.meta["key"]: [f"class {i}" for i in range(100)]}
     (folder / source.base_folder / source.meta["filename"]).write_bytes(pickle.dumps(meta))
     return np.concatenate(pixels).reshape(-1, 3, 32, 32)
 
@@ -220,6 +220,7 @@ def test_cifar_reads_the_official_files(name, source, files, tmp_path, monkeypat
     assert train.images.is_contiguous() and test.images.is_contiguous()
     assert train.labels.tolist() == [0, 1, 2, 3, 4, 9] * files and test.labels.tolist() == [0, 1, 2, 3, 4, 9]
     assert train.info is dataset_dict[name]
+    assert train.info.class_names(tmp_path) == [f"class {i}" for i in range(100)]
     assert "".join(capfd.readouterr()) == ""
 
 

@@ -1,112 +1,432 @@
-"""visualize.py: the figure's data against the clouds and the network it was drawn from."""
+"""visualize.py: the data beside every figure against GUDHI, NumPy and sums by hand; the axes show that data."""
 
 import csv
+import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.collections import LineCollection
+from test_clouds import (
+    CLASSES,
+    CLOUDS,
+    POINTS,
+    TEACHER,
+    call,
+    gudhi_bars,
+    gudhi_image,
+    make_clouds,
+    noise,
+    read,
+    read_spec,
+    refused,
+    work_in,
+)
+from test_scripts import NO_CUDA
 
 import visualize
-from helper import checkpoint
-from helper.clouds import CloudSet
-from helper.options import UserError
-from helper.runs import clouds_folder, ripsnet_folder, spec_file
+from dataset import TrainLoader, dataset_dict, load_dataset
+from helper import checkpoint, figure_data, figures
+from helper.data import class_names
+from helper.runs import ripsnet_folder
 from models import create_model
-from ripsnet import ImageSpec, RipsNet, dim0_deaths, dim0_images, dim1_diagrams, dim1_images, r2_score
+from ripsnet import ImageSpec, RipsNet
 
-COUNT, TRAINING, POINTS, WIDTH = 16, 12, 12, 64  # clouds, those that trained, points in each, channels of resnet8
-SHOWN = 3
-
-
-@pytest.fixture
-def teacher(tmp_path, monkeypatch):
-    """A folder with an untrained teacher, clouds, exact images, and a RipsNet for both dimensions; its options."""
-    monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    model = create_model("resnet8", 10)
-    path = tmp_path / "save_t_models" / "tiny" / "best.pth"
-    checkpoint.save(path, {"model": model.state_dict(), "arch": "resnet8", "num_classes": 10, "dataset": "digits"})
-
-    options = ["pi", "--path_t", str(path), "--dim", "01", "--batch_size", str(POINTS), "--clouds", str(SHOWN)]
-    args = visualize.get_args_parser().parse_args([*options, "--out", "figures"])
-    files = CloudSet(clouds_folder(args), COUNT)
-    clouds = torch.randn(COUNT, POINTS, WIDTH).half()
-    files.write("clouds", 0, clouds.numpy())
-    for dim, image_range in ((0, (0, 0, 8, 12)), (1, (8, 12, 0, 1))):
-        spec = ImageSpec(
-            dim,
-            0.4,
-            "released",
-            image_range,
-            1e3,
-            layer=-1,
-            pcd_bn="eval",
-            points=POINTS,
-            cloud_width=WIDTH,
-            num_clouds=COUNT,
-            teacher_sha256=checkpoint.weights_sha256(model.state_dict()),
-        )
-        checkpoint.write_json(spec_file(files.folder, dim), spec.to_dict())
-        exact = (
-            dim0_images(dim0_deaths(clouds.double()), spec) if dim == 0 else dim1_images(dim1_diagrams(clouds), spec)
-        )
-        files.write(f"images_dim{dim}", 0, exact.float().numpy())
-        checkpoint.save(
-            ripsnet_folder(files.folder, dim, "mean") / "best.pth",
-            {
-                "model": RipsNet(WIDTH, "mean").state_dict(),
-                "operator": "mean",
-                "spec": spec.to_dict(),
-                "quality": {"r2": 0.0, "train_clouds": TRAINING},
-            },
-        )
-    return args
+WIDTH, TRAINING = 64, 7  # channels of resnet8; of the ten clouds, those that trained
+STUDENT = Path("save_s_models/resnet8-resnet8_noise_TopKD_trial1")
+WIDE = Path("save_s_models/wide/best.pth")
+DATA = ("--path_t", TEACHER, "--dataset", "noise", *NO_CUDA)
 
 
-def test_the_data_beside_the_figure(teacher, monkeypatch):
-    titles, draw = [], visualize.draw_pi
-    monkeypatch.setattr(visualize, "draw_pi", lambda title, *rest: titles.append(title) or draw(title, *rest))
-    teacher.main(teacher)
+@pytest.fixture(autouse=True)
+def drawn(tmp_path, monkeypatch):
+    """A folder with a teacher and no more; the figures drawn in a test, by the names of their files."""
+    work_in(tmp_path, monkeypatch)
+    found, save = {}, figures.save
 
-    folder = clouds_folder(teacher)
-    clouds = torch.from_numpy(np.load(folder / "clouds" / "00000.npy")).float()
-    for dim in (0, 1):
-        exact = torch.from_numpy(np.load(folder / f"images_dim{dim}" / "00000.npy"))
-        network = RipsNet(WIDTH, "mean")
-        weights = torch.load(ripsnet_folder(folder, dim, "mean") / "best.pth", weights_only=True)["model"]
-        network.load_state_dict(weights)
+    def keep(path, figure, data):
+        found[path.name] = figure
+        save(path, figure, data)
+
+    monkeypatch.setattr(figures, "save", keep)
+    monkeypatch.setattr(figures, "DPI", 30)  # a fraction of the time
+    return found
+
+
+def save_network(path, arch="resnet8", seed=0, **about):
+    torch.manual_seed(seed)
+    model = create_model(arch, CLASSES).eval()
+    checkpoint.save(path, {"model": model.state_dict(), "arch": arch, "dataset": "noise", **about})
+    return model
+
+
+def teacher_network():
+    model = create_model("resnet8", CLASSES).eval()
+    model.load_state_dict(checkpoint.load(TEACHER)["model"])
+    return model
+
+
+def fit(dim):
+    """Stages 2 and 3: ten clouds, and a RipsNet that is not trained."""
+    make_clouds("--dim", dim)
+    torch.manual_seed(1)
+    network = RipsNet(WIDTH, "mean")
+    content = {"model": network.state_dict(), "operator": "mean", "spec": read_spec(dim)}
+    content["quality"] = {"r2": 0.0, "train_clouds": TRAINING}
+    checkpoint.save(ripsnet_folder(CLOUDS, dim, "mean") / "best.pth", content)
+    return network
+
+
+def rows_of(name):
+    with open(f"results/figures/{name}.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def numbers(rows, key):
+    return np.array([float(row[key]) for row in rows])
+
+
+def training_clouds(model, count, seed=0):
+    """Pooled features of the first batches, computed here."""
+    loader = TrainLoader(load_dataset("noise", "")[0], POINTS, seed, drop_last=True)
+    with torch.no_grad():
+        clouds = [model(images, is_feat=True)[0][-1] for images, _ in loader.epoch(0)][:count]
+    return torch.stack(clouds)
+
+
+def r2(found, exact, baseline):
+    return 1 - np.mean((found - exact) ** 2) / np.mean((baseline - exact) ** 2)
+
+
+def texts(figure):
+    return "\n".join([figure.get_suptitle(), *(ax.get_title() for ax in figure.axes)])
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_pi_shows_validation_clouds_by_their_error(drawn, dim):
+    network = fit(dim)
+    call(visualize, "pi", *DATA, "--batch_size", POINTS, "--dim", dim, "--clouds", 3)
+    clouds, exact = read("clouds").astype(np.float32), read(f"images_dim{dim}")
+    with torch.no_grad():
+        found = network(torch.from_numpy(clouds)).numpy()
+    errors = np.mean((found - exact)[TRAINING:] ** 2, axis=1)
+    expected = TRAINING + np.argsort(errors)
+
+    name = f"pi_teacher_dim{dim}_mean"
+    assert Path(f"results/figures/{name}.png").read_bytes().startswith(b"\x89PNG")
+    rows = rows_of(name)
+    assert [row["panel"] for row in rows[::400]] == [f"cloud {i}" for i in expected]
+    for i, cloud in enumerate(expected):
+        of_cloud = rows[400 * i : 400 * (i + 1)]
+        np.testing.assert_allclose(numbers(of_cloud, "exact"), exact[cloud], rtol=1e-5)
+        np.testing.assert_allclose(numbers(of_cloud, "exact"), gudhi_image(clouds[cloud], read_spec(dim)), atol=1e-4)
+        np.testing.assert_allclose(numbers(of_cloud, "ripsnet"), found[cloud], rtol=1e-5)
+    mean_image = exact[:TRAINING].mean(axis=0)
+    np.testing.assert_allclose(numbers(rows[:400], "training_mean"), mean_image, rtol=1e-4, atol=1e-7)
+    low_b, high_b, low_p, high_p = read_spec(dim)["image_range"]
+    np.testing.assert_allclose(numbers(rows[:20], "birth"), np.linspace(low_b, high_b, 20))
+    np.testing.assert_allclose(numbers(rows[:400:20], "persistence"), np.linspace(low_p, high_p, 20))
+
+    figure = drawn[name]
+    assert f"3 validation clouds of {POINTS} points" in texts(figure)
+    assert f"$R^2$ = {r2(found[TRAINING:], exact[TRAINING:], mean_image):.3f}" in texts(figure)
+    assert f"cloud {expected[-1]}\nMSE {errors.max():.4f}" in texts(figure)
+    images = [np.asarray(ax.images[0].get_array()) for ax in figure.axes if ax.images]
+    first = [exact[expected[0]], found[expected[0]], (found - exact)[expected[0]]]
+    for image, pixels in zip(images[::3], first, strict=True):
+        image = image.T if dim == 0 else image
+        np.testing.assert_allclose(image, pixels.reshape(20, 20), rtol=1e-4, atol=1e-6)
+    if dim == 0:
+        curves = {line.get_label(): line.get_ydata() for line in figure.axes[2].lines}
+        np.testing.assert_allclose(curves["exact"], exact[expected[2]].reshape(20, 20)[:, 0], rtol=1e-5)
+        np.testing.assert_allclose(curves["RipsNet"], found[expected[2]].reshape(20, 20).mean(axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_pi_of_students_of_the_same_and_of_another_width(drawn, dim):
+    network = fit(dim)
+    student, wide = save_network(STUDENT / "best.pth", seed=3), save_network(WIDE, "resnet8x4", seed=4)
+    call(
+        visualize,
+        *("pi", *DATA, "--batch_size", POINTS, "--dim", dim, "--clouds", 4),
+        *("--path_s", STUDENT / "best.pth", WIDE, "--labels", "teacher", "student", "wide"),
+    )
+    [name] = drawn
+    assert name == f"pi_{STUDENT.name}_and_1_more_dim{dim}_mean"
+    rows, title = rows_of(name), texts(drawn[name])
+    for i, (label, model) in enumerate([("teacher", teacher_network()), ("student", student), ("wide", wide)]):
+        of_network = rows[400 * i : 400 * (i + 1)]
+        assert {row["panel"] for row in of_network} == {label}
+        clouds = training_clouds(model, 4)
+        exact = np.array([gudhi_image(cloud.numpy(), read_spec(dim)) for cloud in clouds])
+        np.testing.assert_allclose(numbers(of_network, "exact"), exact[0], atol=1e-4)
+        if label == "wide":
+            assert {row["ripsnet"] for row in of_network} == {""}
+            assert "wide\nwidth 256, RipsNet's 64" in title
+            continue
         with torch.no_grad():
-            found = network(clouds)
-
-        png = visualize.Path("figures") / f"pi_tiny_dim{dim}_mean.png"
-        assert png.read_bytes().startswith(b"\x89PNG")
-        with open(png.with_suffix(".csv")) as file:
-            rows = list(csv.DictReader(file))
-        assert len(rows) == SHOWN * 400
-        numbers = [int(row["cloud"]) for row in rows[::400]]
-        values = {key: np.array([float(row[key]) for row in rows]).reshape(SHOWN, 400) for key in rows[0]}
-        np.testing.assert_allclose(values["exact"], exact[numbers], rtol=1e-5)
-        np.testing.assert_allclose(values["ripsnet"], found[numbers], rtol=1e-5)
-        mean_image = exact[:TRAINING].mean(dim=0)
-        np.testing.assert_allclose(values["training_mean"][0], mean_image, rtol=1e-4, atol=1e-7)
-
-        low_b, high_b, low_p, high_p = ImageSpec.load(spec_file(folder, dim)).image_range
-        np.testing.assert_allclose(values["birth"][0, :20], np.linspace(low_b, high_b, 20))
-        np.testing.assert_allclose(values["persistence"][0, ::20], np.linspace(low_p, high_p, 20))
-
-        errors = (found - exact)[TRAINING:].square().mean(dim=1)
-        assert min(numbers) >= TRAINING
-        assert (numbers[0], numbers[-1]) == (TRAINING + errors.argmin(), TRAINING + errors.argmax())
-        r2 = r2_score(found[TRAINING:], exact[TRAINING:], mean_image)
-        assert f"$R^2$ = {r2:.3f}" in titles[dim]
+            found = network(clouds).numpy()
+        np.testing.assert_allclose(numbers(of_network, "ripsnet"), found[0], atol=1e-5)
+        assert f"{label}\nMSE {np.mean((found - exact)[0] ** 2):.4f}, $R^2$" in title
+        shown = float(title.split(f"{label}\n")[1].split("$R^2$ ")[1].split("\n")[0])
+        assert shown == pytest.approx(r2(found, exact, exact.mean(axis=0)), rel=0.01)
+    assert "over 4 batches" in title
 
 
-def test_refuses_a_ripsnet_of_other_images_and_a_missing_one(teacher):
-    path = spec_file(clouds_folder(teacher), 0)
-    spec = ImageSpec.load(path)
-    checkpoint.write_json(path, spec.to_dict() | {"sigma": 0.5})
-    with pytest.raises(UserError, match="fitted to other images"):
-        teacher.main(teacher)
-    (ripsnet_folder(clouds_folder(teacher), 0, "mean") / "best.pth").unlink()
-    with pytest.raises(UserError, match="no RipsNet there; fit it with train_ripsnet.py"):
-        teacher.main(teacher)
+@pytest.mark.parametrize("best, epochs", [((9, 2), [8, 9]), ((7, 3), [7, 8, 9])])
+def test_the_folder_of_a_run_stands_for_its_epochs(drawn, best, epochs):
+    """Each set of weights once: the best may be those of the last epoch."""
+    fit(0)
+    for name, epoch, seed in (("last", 9, 2), ("best", *best), ("previous", 8, 1)):
+        history = {} if name == "best" else {"history": [{}] * epoch}
+        save_network(STUDENT / f"{name}.pth", seed=seed, epoch=epoch + (name != "best"), **history)
+    call(visualize, "pi", *DATA, "--batch_size", POINTS, "--path_s", STUDENT)
+    panels = list(dict.fromkeys(row["panel"] for row in rows_of(f"pi_{STUDENT.name}_dim0_mean")))
+    assert panels == ["resnet8 teacher", *(f"resnet8 TopKD, epoch {epoch}" for epoch in epochs)]
+
+
+def test_scatter_counts_pixels(drawn):
+    network = fit(0)
+    call(visualize, "scatter", *DATA, "--batch_size", POINTS)
+    name, exact = "scatter_teacher_dim0_mean", read("images_dim0")
+    with torch.no_grad():
+        found = network(torch.from_numpy(read("clouds").astype(np.float32))).numpy()
+    mean = exact[:TRAINING].mean(axis=0)
+    assert f"$R^2$ = {r2(found[TRAINING:], exact[TRAINING:], mean):.3f}" in texts(drawn[name])
+
+    distinct = [images.reshape(-1, 20, 20).mean(axis=2) for images in (exact[TRAINING:], found[TRAINING:], mean)]
+    panels = [(distinct[0], distinct[1]), (distinct[0] - distinct[2], distinct[1] - distinct[2])]
+    rows = rows_of(name)
+    names = list(dict.fromkeys(row["panel"] for row in rows))
+    for panel, pixels, ax in zip(names, panels, drawn[name].axes, strict=False):
+        bins = [row for row in rows if row["panel"] == panel]
+        counts = numbers(bins, "pixels")
+        assert counts.sum() == 3 * 20 and counts.min() > 0
+        width = (max(map(np.max, pixels)) - min(map(np.min, pixels))) / 80
+        for key, values in zip(("exact", "ripsnet"), pixels, strict=True):
+            centres = np.repeat(numbers(bins, key), counts.astype(int))
+            np.testing.assert_allclose(np.sort(centres), np.sort(values.ravel()), atol=0.51 * width)
+        assert ax.collections[0].get_array().sum() == 3 * 20
+
+
+def test_a_density_worked_by_hand():
+    density = figures.Density.of("values", "value", np.array([0.0, 0.1, 0.2]), np.array([0.4, 0.4, 1.0]), bins=2)
+    assert density.rows() == [
+        {"panel": "values", "exact": 0.25, "ripsnet": 0.25, "pixels": 2},
+        {"panel": "values", "exact": 0.25, "ripsnet": 0.75, "pixels": 1},
+    ]
+    mesh = figures.density_panels("title", [density, density]).axes[0].collections[0]
+    assert mesh.get_array().filled(-1).tolist() == [[2, -1], [1, -1]]  # rows of the mesh go up the axis of RipsNet
+
+
+def test_diagrams_are_gudhis(drawn):
+    student = save_network(STUDENT / "best.pth", seed=3)
+    call(visualize, "diagram", *DATA, "--batch_size", POINTS, "--seed", 5, "--path_s", STUDENT / "best.pth")
+    [(name, figure)] = drawn.items()
+    rows = rows_of(name)
+    assert figure.axes[0].get_title() == "resnet8 teacher" and figure.axes[1].get_title() == "resnet8 TopKD"
+    for column, (label, model) in enumerate([("resnet8 teacher", teacher_network()), ("resnet8 TopKD", student)]):
+        cloud = training_clouds(model, 1, seed=5)[0].numpy()
+        for dim in (0, 1):
+            of_dim = [row for row in rows if (row["network"], row["dim"]) == (label, str(dim))]
+            found = np.column_stack([numbers(of_dim, "birth"), numbers(of_dim, "death")])
+            expected = gudhi_bars(cloud, dim)
+            expected = expected[expected[:, 1] > expected[:, 0]]
+            assert len(found) == len(expected) > 0
+            np.testing.assert_allclose(np.sort(found, axis=0), np.sort(expected, axis=0), rtol=1e-4, atol=1e-6)
+
+            [points] = [line for line in figure.axes[column].lines if line.get_label() == f"dimension {dim}"]
+            assert sorted(map(tuple, points.get_xydata())) == sorted(map(tuple, found))
+            barcode = figure.axes[column + 2 * (dim + 1)]
+            [segments] = [item for item in barcode.collections if isinstance(item, LineCollection)]
+            assert sorted((a[0], b[0]) for a, b in segments.get_segments()) == sorted(map(tuple, found))
+            drawn_by = [segment[0][0] if dim else segment[1][0] for segment in segments.get_segments()]
+            assert drawn_by == sorted(drawn_by)  # by birth in dimension 1, by death where all are born at 0
+            total = (expected[:, 1] - expected[:, 0]).sum()
+            assert barcode.get_title() == f"dimension {dim}: {len(found)} bars, total {total:.1f}"
+
+
+def features_of(model, index):
+    pixels, _ = noise("")[1]
+    images = torch.from_numpy((pixels[index].transpose(0, 3, 1, 2) / 255 - 0.5) / 0.29).float()
+    with torch.no_grad():
+        return model(images, is_feat=True)[0][-1].numpy()
+
+
+def silhouette_by_hand(points, labels):
+    values = []
+    for i, point in enumerate(points):
+        distances = np.linalg.norm(points - point, axis=1)
+        own = distances[(labels == labels[i]) & (np.arange(len(labels)) != i)].mean()
+        other = min(distances[labels == label].mean() for label in set(labels) - {labels[i]})
+        values.append((other - own) / max(own, other))
+    return np.mean(values)
+
+
+def test_pca_of_the_same_images_in_every_network(drawn):
+    student = save_network(STUDENT / "best.pth", seed=3)
+    options = ("--path_s", STUDENT / "best.pth", "--classes", 2, 0, "--images", 5, "--method", "pca")
+    call(visualize, "umap", *DATA, *options)
+    [(name, figure)] = drawn.items()
+    assert name == f"pca_{STUDENT.name}"
+    data = np.load(f"results/figures/{name}.npz")
+    assert data["network"].tolist() == ["resnet8 teacher", "resnet8 TopKD"]
+    assert data["class_name"].tolist() == ["2", "0"] and data["label"].tolist() == [0] * 5 + [1] * 5
+    labels = np.array([2, 0])[data["label"]]
+    assert noise("")[1][1][data["image"]].tolist() == labels.tolist() and len(set(data["image"])) == 10
+    for i, model in enumerate((teacher_network(), student)):
+        features = features_of(model, data["image"])
+        centred = features.astype(np.float64) - features.mean(axis=0)
+        u, s, _ = np.linalg.svd(centred, full_matrices=False)
+        np.testing.assert_allclose(np.abs(data["embedding"][i]), np.abs(u * s)[:, :2], rtol=1e-2, atol=1e-3)
+        scores = [silhouette_by_hand(points, labels) for points in (features, data["embedding"][i])]
+        np.testing.assert_allclose(data["silhouette"][i], scores, rtol=1e-3, atol=1e-4)
+        title = figure.axes[i].get_title().replace("\n", " ")
+        assert f"silhouette {scores[0]:.3f} ({WIDTH} dimensions), {scores[1]:.3f} (plane)" in title
+        offsets = np.concatenate([dots.get_offsets() for dots in figure.axes[i].collections])
+        np.testing.assert_array_equal(offsets, data["embedding"][i])
+
+
+def test_umap_gets_the_same_parameters_for_every_network(drawn, monkeypatch):
+    save_network(STUDENT / "best.pth", seed=3)
+    calls = []
+
+    class UMAP:
+        def __init__(self, **parameters):
+            calls.append(parameters)
+
+        def fit_transform(self, features):
+            assert features.shape == (10, WIDTH)
+            return features[:, 3:5]
+
+    monkeypatch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=UMAP))
+    call(visualize, "umap", *DATA, "--path_s", STUDENT / "best.pth", "--classes", 0, 1, "--images", 5, "--seed", 6)
+    assert calls == [{"n_neighbors": 9, "min_dist": 0.1, "random_state": 6, "n_jobs": 1}] * 2
+    [(name, figure)] = drawn.items()
+    data = np.load(f"results/figures/{name}.npz")
+    np.testing.assert_allclose(data["embedding"][0], features_of(teacher_network(), data["image"])[:, 3:5], atol=1e-5)
+    assert name.startswith("umap_") and figure.axes[0].get_xlabel() == "UMAP 1"
+    assert "UMAP, 9 neighbours, minimum distance 0.1, seed 6" in texts(figure)
+
+
+def test_without_umap_learn_a_line_says_that_it_is_t_sne(drawn, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "umap", None)  # its import fails
+    call(visualize, "umap", *DATA, "--images", 5)
+    assert capsys.readouterr().out.startswith("umap-learn cannot be imported (")
+    [(name, figure)] = drawn.items()
+    assert name == "tsne_teacher" and "t-SNE, perplexity 4, seed 0" in texts(figure)
+    assert np.load(f"results/figures/{name}.npz")["embedding"].shape == (1, 5 * CLASSES, 2)
+
+
+def write_log(path, **columns):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = zip(*columns.values(), strict=True)
+    path.write_text("\n".join(",".join(map(str, row)) for row in [columns, *rows]) + "\n")
+
+
+def test_curves_are_means_over_the_seeds(drawn):
+    write_log("results/logs/a-b_noise_KD_trial1.csv", epoch=[1, 2, 3], test_acc=[10, 20, 40], kd=[3, 2, 1])
+    write_log("results/logs/a-b_noise_KD_trial2.csv", epoch=[1, 2], test_acc=[14, 26], kd=[5, 2])
+    write_log("save_s_models/a-b_noise_TopKD_trial1/log.csv", epoch=[1, 2], test_acc=[11, 22], top=[0.5, ""])
+    call(visualize, "curves", "--logs", "results/logs", "save_s_models/a-b_noise_TopKD_trial1")
+    [(name, figure)] = drawn.items()
+    assert name == "curves_a-b_noise"
+    rows = [tuple(row.values()) for row in rows_of(name)]
+    assert rows == [
+        ("KD", "test_acc", "1", "2", "12.0", "2.82843"),  # (14 - 10) / sqrt(2)
+        ("KD", "test_acc", "2", "2", "23.0", "4.24264"),
+        ("KD", "test_acc", "3", "1", "40.0", ""),
+        ("KD", "kd", "1", "2", "4.0", "1.41421"),
+        ("KD", "kd", "2", "2", "2.0", "0.0"),
+        ("KD", "kd", "3", "1", "1.0", ""),
+        ("TopKD", "test_acc", "1", "1", "11.0", ""),
+        ("TopKD", "test_acc", "2", "1", "22.0", ""),
+        ("TopKD", "top", "1", "1", "0.5", ""),
+    ]
+    accuracy = figure.axes[0]
+    assert accuracy.get_ylabel() == "test accuracy (%)"
+    kd, topkd = accuracy.lines
+    assert (kd.get_label(), topkd.get_label()) == ("KD (n = 2)", "TopKD (n = 1)")
+    assert kd.get_xydata().tolist() == [[1, 12], [2, 23], [3, 40]] and topkd.get_ydata().tolist() == [11, 22]
+    assert (kd.get_color(), kd.get_linestyle(), kd.get_marker()) != (topkd.get_color(), "-", "o")
+    band = accuracy.collections[0].get_paths()[0].vertices
+    assert (band[:, 0].min(), band[:, 0].max()) == (1, 2)
+    np.testing.assert_allclose([band[:, 1].min(), band[:, 1].max()], [12 - 2.82843, 23 + 4.24264])
+    assert not any(len(path.vertices) for path in accuracy.collections[1].get_paths())
+    assert "a-b_noise: mean over n runs, band of one standard deviation" == figure.get_suptitle()
+
+
+@pytest.mark.parametrize(
+    "names, front, file",
+    [
+        (["a_b_KD", "a_b_TopKD"], "a_b", "a_b"),
+        (["a_b", "a_b_c"], "a_b", "a_b"),
+        (["x_KD", "y_KD", "z"], "", "x_KD_and_2_more"),
+        (["x_KD"], "x_KD", "x_KD"),
+    ],
+)
+def test_names_of_several_runs(names, front, file):
+    assert (figure_data.common_front(names), figure_data.several(names)) == (front, file)
+
+
+def test_images_of_zeros_and_a_short_last_line():
+    spec = ImageSpec(1, 0.4, "released", (0, 1, 0, 1), 1e3)
+    panels = [figures.Images(str(i), "", np.zeros(400), None) for i in range(5)]
+    figure = figures.image_panels("title", panels, spec, np.zeros(400))
+    figure.savefig("figure.png")
+    assert [ax.get_title() for ax in figure.axes if ax.get_title()] == list("01234")
+
+
+@pytest.mark.parametrize("figure", ["pi", "scatter"])
+def test_refuses_a_ripsnet_of_other_images_and_a_missing_one(monkeypatch, capsys, figure):
+    fit(0)
+    options = (figure, *DATA, "--batch_size", POINTS)
+    checkpoint.write_json(CLOUDS / "spec_dim0.json", read_spec(0) | {"sigma": 0.5})
+    assert "fitted to other images" in refused(monkeypatch, capsys, visualize, *options)
+    (ripsnet_folder(CLOUDS, 0, "mean") / "best.pth").unlink()
+    line = refused(monkeypatch, capsys, visualize, *options)
+    assert "no RipsNet there; fit it with train_ripsnet.py" in line
+
+
+@pytest.mark.parametrize(
+    "options, what",
+    [
+        ("diagram --path_s nowhere.pth", "nowhere.pth: no such file"),
+        ("diagram --path_s empty", "empty: no checkpoint in this folder; expected best.pth, last.pth or previous.pth"),
+        ("diagram --path_s bare.pth", "bare.pth: the file does not name its architecture; give it with --model_s"),
+        ("diagram --path_s wide.pth wide.pth", "wide.pth: a second network called"),
+        ("diagram --labels a b", "--labels: found 2, expected 1: the teacher's and one for each --path_s"),
+        ("diagram --batch_size 71", "--batch_size: found 71, but noise has only 70 training images"),
+        ("diagram --layer -9", "--layer: found -9, expected 0 (logits) or -1"),
+        ("umap --classes 0 3", "--classes: found '3', expected numbers from 0 to 2 or names: 0, 1, 2"),
+        ("umap --classes 1", "--classes: found 1, expected at least two different classes"),
+        ("umap --classes 1 1", "--classes: found 1, 1, expected at least two different classes"),
+        ("pi", "spec_dim0.json: no image spec there; make it with generate_PCD_PI.py"),
+        ("curves --logs empty", "empty: no log there; expected a log, the folder of a run, or one of logs"),
+        ("curves --logs text.csv", "text.csv: no epochs found; expected the log.csv of train_teacher.py or"),
+        ("curves --logs words.csv", "words.csv: not readable as a log (could not convert string to float: 'high')"),
+        ("curves --logs words.csv logs", "logs/words.csv: the run words comes twice, also in words.csv"),
+    ],
+)
+def test_bad_input_is_one_line(monkeypatch, capsys, options, what):
+    Path("empty").mkdir()
+    checkpoint.save(Path("bare.pth"), checkpoint.load(TEACHER)["model"])
+    save_network(Path("wide.pth"), "resnet8x4")
+    Path("text.csv").write_text("no log\n")
+    for name in ("words.csv", "logs/words.csv"):
+        write_log(name, epoch=[1], test_acc=["high"])
+    name, *rest = options.split()
+    line = refused(monkeypatch, capsys, visualize, name, *(() if name == "curves" else DATA), *rest)
+    assert what in line
+    assert not Path("results").exists()
+
+
+def test_classes_by_name_and_number(monkeypatch):
+    names = ["apple", "bear", "2"]
+    info = types.SimpleNamespace(class_names=lambda data_dir: names if data_dir == "here" else None)
+    monkeypatch.setitem(dataset_dict, "fruit", info)
+    assert class_names(types.SimpleNamespace(dataset="fruit", data_dir="here")) == names
+    assert figure_data.choose_classes(names, ["bear", "0", "2"]) == [1, 0, 2]
