@@ -29,6 +29,7 @@ from helper.options import (
     add_cloud_options,
     add_data_options,
     add_operator,
+    add_ripsnet_clouds,
     add_teacher_options,
     add_training_options,
     method,
@@ -80,6 +81,7 @@ def get_args_parser() -> Parser:
         help="the student's layer, counted as --tda_layer_t (default: -1)",
     )
     add_operator(loss, default=None)
+    add_ripsnet_clouds(loss)
     loss.add_argument(
         "--ripsnet",
         nargs="+",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from distiller_zoo import distiller_dict
 
 from .options import UserError
+from .runs import unusual_images
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,8 @@ def method_name(args, teacher: str, student: str) -> str:
 
 def without_effect(args) -> tuple[str, ...]:
     """Options that did nothing in this run; its row leaves them empty, so that they tell no two runs apart."""
-    names = ("operator", "ripsnet") if args.topology != "ripsnet" else ()
-    names += ("pcd_bn", "sigma_rule") if args.topology in (None, "wasserstein") else ()
+    names = ("operator", "ripsnet", "ripsnet_clouds") if args.topology != "ripsnet" else ()
+    names += ("pcd_bn", "sigma_rule", "resolution", "range") if args.topology in (None, "wasserstein") else ()
     return names + (("dim", "tda_layer_t", "topology") if args.topology is None else ())
 
 
@@ -112,4 +113,5 @@ def run_name(args, teacher: str, student: str) -> str:
         parts += [args.operator] * (args.topology == "ripsnet" and args.operator != pair.operator)
     if args.delta and args.topology != "wasserstein":
         parts += ["train"] * (args.pcd_bn == "train") + ["subsample"] * (args.sigma_rule == "subsample")
+        parts += [*unusual_images(args), *([f"clouds{args.ripsnet_clouds}"] if args.ripsnet_clouds else [])]
     return "_".join([f"{teacher}-{student}", args.dataset, method, *parts, f"trial{args.trial}"])
