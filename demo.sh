@@ -59,7 +59,7 @@ train_student -r 1 -a 0 -d 5 --topology exact
 stage "the table"
 "$PYTHON" ../../make_tables.py --out tables.md
 stage "the figure: exact persistence images against RipsNet's"
-"$PYTHON" ../../visualize.py pi --path_t "$teacher" --operator "$OPERATOR" --out figures
+"$PYTHON" ../../visualize.py pi --path_t "$teacher" --dataset digits --operator "$OPERATOR" --out figures
 
 echo
 echo "One seed and 359 test images: differences of a point or two are noise."

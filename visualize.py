@@ -20,6 +20,7 @@ from helper.options import (
     UserError,
     add_batch_size,
     add_cloud_options,
+    add_data_options,
     add_operator,
     add_teacher_options,
     dims,
@@ -46,6 +47,7 @@ def get_args_parser() -> Parser:
     figures = parser.add_subparsers(dest="figure", required=True, metavar="figure")
     pi = figures.add_parser("pi", help="exact persistence images against RipsNet's", description=__doc__)
     add_teacher_options(pi)
+    add_data_options(pi)
     add_batch_size(pi)
     add_cloud_options(pi)
     add_operator(pi)
@@ -56,7 +58,7 @@ def get_args_parser() -> Parser:
 
 
 def persistence_images(args) -> None:
-    teacher = load_network(args.path_t, args.model_t, "--model_t")
+    teacher = load_network(args.path_t, args.model_t, "--model_t", args.device, args.dataset)
     width = layer_width(teacher.model, args.tda_layer_t, teacher.num_classes, "--tda_layer_t")
     folder = clouds_folder(args)
     for dim in dims(args):
