@@ -30,7 +30,7 @@ def get_args_parser() -> Parser:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--list", action="store_true", help="print all tables, rows, arms and figures")
     what.add_argument("--table", type=names, metavar="NAME,...", help="one or more of " + ", ".join(TABLES))
-    what.add_argument("--figure", type=str.lower, choices=FIGURES, help="one figure of the paper")
+    what.add_argument("--figure", type=str.lower, choices=list(FIGURES), help="one figure of the paper")
     parser.add_argument("--row", type=names, metavar="TEACHER:STUDENT,...", help="(default: all rows of the table)")
     parser.add_argument(
         "--methods", type=names, metavar="NAME,...", help="arms, or any method of distiller_zoo (default: the table's)"

@@ -28,7 +28,7 @@ def teacher(tmp_path, monkeypatch):
     checkpoint.save(path, {"model": model.state_dict(), "arch": "resnet8", "num_classes": 10, "dataset": "digits"})
 
     options = ["pi", "--path_t", str(path), "--dim", "01", "--batch_size", str(POINTS), "--clouds", str(SHOWN)]
-    args = visualize.get_args_parser().parse_args([*options, "--out", "figures"])
+    args = visualize.get_args_parser().parse_args([*options, "--dataset", "digits", "--out", "figures"])
     files = CloudSet(clouds_folder(args), COUNT)
     clouds = torch.randn(COUNT, POINTS, WIDTH).half()
     files.write("clouds", 0, clouds.numpy())
