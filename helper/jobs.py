@@ -193,25 +193,23 @@ class Runner:
         print(f"\n{job.shell()}", flush=True)
         script, *options = job.call()
         several = self.at_once > 1
-        self.running[job.name] = (
-            job,
-            subprocess.Popen(
-                [sys.executable, str(ROOT / script), *options],
-                stdout=subprocess.PIPE if several else None,
-                stderr=subprocess.STDOUT if several else None,
-                text=True,
-                env=self.environment,
-                start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes it on
-            ),
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / script), *options],
+            stdout=subprocess.PIPE if several else None,
+            stderr=subprocess.STDOUT if several else None,
+            text=True,
+            env=self.environment,
+            start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes it on
         )
-        threading.Thread(target=self.follow, args=(job.name,), daemon=True).start()
+        self.running[job.name] = job, process
+        threading.Thread(target=self.follow, args=(job.name, process), daemon=True).start()
 
-    def follow(self, name: str) -> None:
+    def follow(self, name: str, process: subprocess.Popen) -> None:
         """Print a process's lines under its name, and report its end."""
-        process = self.running[name][1]
-        for line in process.stdout or ():
-            print(f"{name}: {line}", end="", flush=True)
-        self.ended.put((name, process.wait()))
+        with process:
+            for line in process.stdout or ():
+                print(f"{name}: {line}", end="", flush=True)
+        self.ended.put((name, process.returncode))
 
     def ready(self, job: Job, waiting: list[Job]) -> bool:
         unfinished = {other.name for other in waiting} | self.running.keys()
