@@ -192,7 +192,7 @@ class Runner:
     def start(self, job: Job) -> None:
         print(f"\n{job.shell()}", flush=True)
         script, *options = job.call()
-        several = self.at_once > 1
+        several = self.at_once > 1 and job.folder is not None  # the tables come last and alone
         process = subprocess.Popen(
             [sys.executable, str(ROOT / script), *options],
             stdout=subprocess.PIPE if several else None,

@@ -443,10 +443,10 @@ def script(name, text):
 def test_lines_of_jobs_at_once_carry_their_names_and_the_cores_are_shared(capfd, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     path = script("say.py", "import os, sys\nprint(sys.argv[1], os.environ.get('OMP_NUM_THREADS'))\n")
-    Runner(2).run([Job("one", (path, "A")), Job("two", (path, "B"))])
+    Runner(2).run([Job("one", (path, "A"), Path("a")), Job("two", (path, "B"), Path("b")), Job("tables", (path, "C"))])
     threads = max(1, os.cpu_count() // 2)
     lines = capfd.readouterr().out.splitlines()
-    assert f"one: A {threads}" in lines and f"two: B {threads}" in lines
+    assert f"one: A {threads}" in lines and f"two: B {threads}" in lines and f"C {threads}" in lines
     Runner(1).run([Job("one", (path, "A"))])
     assert "A None" in capfd.readouterr().out.splitlines()
 
@@ -456,7 +456,8 @@ def test_lines_of_jobs_at_once_carry_their_names_and_the_cores_are_shared(capfd,
 def test_a_signal_reaches_every_run_once_and_the_line_says_how_to_go_on(number, at_once):
     path = script(
         "train.py",
-        "import pathlib, sys, time\n"
+        "import os, pathlib, sys, time\n"
+        "assert os.getsid(0) == os.getpid()  # out of reach of the terminal, which would be a second signal\n"
         "try:\n    pathlib.Path(sys.argv[1]).touch()\n    time.sleep(60)\n"
         "except KeyboardInterrupt:\n    time.sleep(0.3)\n    pathlib.Path(sys.argv[1]).write_text('saved')\n"
         "    sys.exit(130)\n",
