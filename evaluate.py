@@ -36,6 +36,7 @@ from helper.options import (
     add_cloud_options,
     add_data_options,
     add_operator,
+    add_ripsnet_clouds,
     add_student_layer,
     add_teacher_options,
     model,
@@ -90,6 +91,7 @@ def get_args_parser() -> Parser:
         "(default: found under ripsnet/ by the teacher and the options)",
     )
     add_operator(comparison)
+    add_ripsnet_clouds(comparison)
     add_student_layer(comparison)
     add_cloud_options(parser)
     add_batch_size(parser)

@@ -128,15 +128,7 @@ def embed_chunk(embedder: Embedder, start: int, stop: int, width: int, args) -> 
 
 def make_images(files: CloudSet, dim: int, found_in: dict, args) -> ImageSpec:
     """Fix the image from all diagrams, then write the missing chunks of images, each divided by the global maximum."""
-    lows, highs = [], []
-    for chunk in files.chunks:
-        points = birth_persistence(files.read_diagrams(dim, chunk))
-        if len(points):
-            lows.append(points.min(axis=0))
-            highs.append(points.max(axis=0))
-    if not lows:
-        raise UserError(f"{files.folder}: no bar of dimension {dim} in {files.num_clouds} clouds, so there is no image")
-    (min_b, min_p), (max_b, max_p) = np.min(lows, axis=0), np.max(highs, axis=0)
+    (min_b, min_p), (max_b, max_p) = bounds(files, dim, args.range)
     try:
         sigma = (
             released_sigma(first_points(files, dim))
@@ -150,6 +142,8 @@ def make_images(files: CloudSet, dim: int, found_in: dict, args) -> ImageSpec:
         sigma=sigma,
         image_range=(min_b, max_b, min_p, max_p),
         maximum=1.0,
+        resolution=(args.resolution, args.resolution),
+        range_rule=args.range,
         num_clouds=files.num_clouds,
         gudhi_version=versions()["gudhi"],
         **found_in,
@@ -166,6 +160,19 @@ def make_images(files: CloudSet, dim: int, found_in: dict, args) -> ImageSpec:
         if not files.done(kind, chunk):
             files.write(kind, chunk, images_of(files.read_diagrams(dim, chunk), spec).float().numpy())
     return spec
+
+
+def bounds(files: CloudSet, dim: int, rule: str) -> tuple[np.ndarray, np.ndarray]:
+    """The lowest and the highest (birth, persistence) that an image spans."""
+    parts = []
+    for chunk in files.chunks:
+        points = birth_persistence(files.read_diagrams(dim, chunk))
+        if len(points):  # quantiles need all points at once, 16 bytes each; extremes do not
+            parts.append(points if rule == "q99" else np.stack([points.min(axis=0), points.max(axis=0)]))
+    if not parts:
+        raise UserError(f"{files.folder}: no bar of dimension {dim} in {files.num_clouds} clouds, so there is no image")
+    low, high = np.quantile(np.concatenate(parts), [0.01, 0.99] if rule == "q99" else [0, 1], axis=0)
+    return low, high
 
 
 def first_points(files: CloudSet, dim: int, count: int = 200) -> np.ndarray:
@@ -206,7 +213,7 @@ def report_quality(files: CloudSet, spec: ImageSpec) -> dict:
         totals.append(diagram_quality(diagrams, spec))
         mean_image = mean_image + files.read(f"images_dim{spec.dim}", chunk).sum(axis=0, dtype=np.float64)
     bars = sum(part["bars"] for part in totals)
-    rows = np.sort((mean_image / files.num_clouds).reshape(20, 20).sum(axis=1))[::-1]
+    rows = np.sort((mean_image / files.num_clouds).reshape(spec.resolution[::-1]).sum(axis=1))[::-1]
     quality = totals[0] | {
         "bars": bars,
         "zero_bars": sum(part["zero_bars"] for part in totals),

@@ -8,6 +8,8 @@ the validation error it reports how much of the topology the approximation carri
 of the mean image, on the validation clouds, on clouds made in the other BatchNorm mode, and on clouds of an untrained
 network of the teacher's architecture (batch statistics). 1 is exact, 0 no better than a constant.
 
+With --ripsnet_clouds only the first so many of the training clouds train; the validation clouds stay the same.
+
 Writes ripsnet/<teacher run>/<set>/ripsnet_dim<d>_<operator>/ (best.pth, quality.json, log.csv, args.json, last.pth).
 """
 
@@ -30,6 +32,7 @@ from helper.options import (
     add_cloud_options,
     add_data_options,
     add_operator,
+    add_ripsnet_clouds,
     add_teacher_options,
     dims,
     number,
@@ -53,6 +56,7 @@ def get_args_parser() -> Parser:
     add_batch_size(parser)
     add_cloud_options(parser)
     add_operator(parser)
+    add_ripsnet_clouds(parser)
     parser.add_argument("--epochs", type=positive, default=25000, help="at most (default: %(default)s)")
     parser.add_argument(
         "--patience",
@@ -87,21 +91,28 @@ def fit_dimension(dim: int, teacher: Network, train_images: ImageSet, args) -> N
         raise UserError(
             f"{folder}: holds {spec.num_clouds} clouds, expected at least 2 (one to train, one to validate)"
         )
+    if (args.ripsnet_clouds or 0) > count:
+        raise UserError(
+            f"--ripsnet_clouds: found {args.ripsnet_clouds}, but the training part of {folder} has {count}; "
+            "lower it, or leave it out for all"
+        )
     on_device = fits_in_memory(CloudData.bytes_needed(files, dim), args.device)
-    train = CloudData(files, dim, 0, count, args.device, on_device)
+    train = CloudData(files, dim, 0, args.ripsnet_clouds or count, args.device, on_device)
     validation = CloudData(files, dim, count, spec.num_clouds, args.device, on_device)
 
     seed_everything(args.seed)
-    network = RipsNet(width, args.operator).to(args.device)
+    network = RipsNet(width, args.operator, spec.pixels).to(args.device)
     # --dim 01 is two runs; --resume refuses other clouds
     own = {"dim": str(dim), "num_clouds": spec.num_clouds, "sigma": spec.sigma}
-    ripsnet_run = Run(ripsnet_folder(folder, dim, args.operator), argparse.Namespace(**vars(args) | own))
+    ripsnet_run = Run(
+        ripsnet_folder(folder, dim, args.operator, args.ripsnet_clouds), argparse.Namespace(**vars(args) | own)
+    )
     history = fit_ripsnet(network, train, validation, ripsnet_run, args)
     quality = measure(network, train, validation, spec, teacher, train_images, args)
     quality |= {
         "epochs": len(history),
         "seconds": round(sum(row["seconds"] for row in history), 1),
-        "train_clouds": count,
+        "train_clouds": len(train),
         "val_clouds": len(validation),
     }
     checkpoint.save(
@@ -147,7 +158,7 @@ def measure(
     untrained = create_model(teacher.arch, teacher.num_classes).to(args.device, memory_format=torch.channels_last)
     other_bn = "train" if spec.pcd_bn == "eval" else "eval"
     loader = TrainLoader(train_images, spec.points, spec.seed, drop_last=True)
-    first, last = len(train), len(train) + min(FOREIGN_CLOUDS, len(validation))
+    first, last = validation.start, validation.start + min(FOREIGN_CLOUDS, len(validation))
     for name, model, bn in (("other_bn", teacher.model, other_bn), ("untrained", untrained, "train")):
         clouds = torch.cat(list(Embedder(model, loader, spec.layer, bn).clouds(first, last)))
         clouds = clouds.to(getattr(torch, spec.cloud_dtype)).float()

@@ -34,6 +34,7 @@ from helper.options import (
     add_cloud_options,
     add_data_options,
     add_operator,
+    add_ripsnet_clouds,
     add_student_layer,
     add_teacher_options,
     add_training_options,
@@ -110,6 +111,7 @@ def get_args_parser() -> Parser:
     )
     add_student_layer(loss)
     add_operator(loss, default=None)
+    add_ripsnet_clouds(loss)
     loss.add_argument(
         "--ripsnet",
         nargs="+",

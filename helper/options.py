@@ -242,6 +242,19 @@ def add_cloud_options(parser: Parser) -> None:
         help="width of the image's Gaussian: from the first 200 points (as the authors did) or from a "
         "random subsample of all (default: %(default)s)",
     )
+    group.add_argument(
+        "--resolution",
+        type=number(int, 2, 1000),
+        default=20,
+        help="grid points on each axis of an image (default: %(default)s)",
+    )
+    group.add_argument(
+        "--range",
+        choices=["all", "q99"],
+        default="all",
+        help="what an image spans: all bars (as the authors did), or births and persistences between their 1 %% and "
+        "99 %% quantiles (default: %(default)s)",
+    )
 
 
 def add_student_layer(parser) -> None:
@@ -260,6 +273,20 @@ def add_operator(parser, default: str | None = "mean") -> None:
         default=default,
         help=f"RipsNet's pooling over the points (default: {default or 'of the pair'})",
     )
+
+
+def add_ripsnet_clouds(parser) -> None:
+    parser.add_argument(
+        "--ripsnet_clouds",
+        type=positive,
+        default=None,
+        help="clouds that RipsNet is fitted to, the first so many (default: the whole training part)",
+    )
+
+
+def unusual_images(args) -> list[str]:
+    """How --resolution and --range show in names: not at all where they are 20 and all."""
+    return [f"res{args.resolution}"] * (args.resolution != 20) + [args.range] * (args.range != "all")
 
 
 def dims(args) -> list[int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from distiller_zoo import Method, distiller_dict
 
-from .options import UserError
+from .options import UserError, unusual_images
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class PairSettings:
     source: str
 
 
-# CIFAR-100: seven pairs of one family, six of two.
-PAIRS = (
+# The pairs of the paper's two CIFAR-100 tables, (teacher, student).
+HOMOGENEOUS = (
     ("wrn_40_2", "wrn_16_2"),
     ("wrn_40_2", "wrn_40_1"),
     ("resnet56", "resnet20"),
@@ -31,6 +31,8 @@ PAIRS = (
     ("resnet110", "resnet32"),
     ("resnet32x4", "resnet8x4"),
     ("vgg13", "vgg8"),
+)
+HETEROGENEOUS = (
     ("vgg13", "MobileNetV2"),
     ("ResNet50", "MobileNetV2"),
     ("ResNet50", "vgg8"),
@@ -38,6 +40,7 @@ PAIRS = (
     ("resnet32x4", "ShuffleV2"),
     ("wrn_40_2", "ShuffleV1"),
 )
+PAIRS = HOMOGENEOUS + HETEROGENEOUS
 
 PUBLISHED = {
     ("resnet56", "resnet20"): PairSettings(2.0, 5.0, "mean", "published: the authors' released log"),
@@ -166,8 +169,8 @@ def method_name(args, teacher: str, student: str) -> str:
 
 def without_effect(args) -> tuple[str, ...]:
     """Options that did nothing in this run; its row leaves them empty, so that they tell no two runs apart."""
-    names = ("operator", "ripsnet") if args.topology != "ripsnet" else ()
-    names += ("pcd_bn", "sigma_rule") if args.topology in (None, "wasserstein") else ()
+    names = ("operator", "ripsnet", "ripsnet_clouds") if args.topology != "ripsnet" else ()
+    names += ("pcd_bn", "sigma_rule", "resolution", "range") if args.topology in (None, "wasserstein") else ()
     names += ("set",) if not args.set else ()
     return names + (("dim", "tda_layer_t", "tda_layer_s", "topology") if args.topology is None else ())
 
@@ -203,4 +206,5 @@ def run_name(args, teacher: str, student: str) -> str:
         parts += [args.operator] * (args.topology == "ripsnet" and args.operator != pair.operator)
     if args.delta and args.topology != "wasserstein":
         parts += ["train"] * (args.pcd_bn == "train") + ["subsample"] * (args.sigma_rule == "subsample")
+        parts += [*unusual_images(args), *([f"clouds{args.ripsnet_clouds}"] if args.ripsnet_clouds else [])]
     return "_".join([f"{teacher}-{student}", args.dataset, name, *parts, f"trial{args.trial}"])

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from . import checkpoint
-from .options import UserError
+from .options import UserError, unusual_images
 
 TEACHERS = Path("save_t_models")
 STUDENTS = Path("save_s_models")
@@ -40,9 +40,10 @@ def teacher_run(path_t) -> str:
 
 
 def clouds_folder(args) -> Path:
-    """The folder of the clouds that --path_t, --tda_layer_t, --batch_size, --pcd_bn and --sigma_rule name."""
+    """The folder of the clouds that --path_t, --tda_layer_t, --batch_size, --pcd_bn and --sigma_rule name, and of
+    their images, which --resolution and --range name where they are not the usual ones."""
     kind = f"layer{args.tda_layer_t}_n{args.batch_size}_{args.pcd_bn}_{args.sigma_rule}"
-    return RIPSNET / teacher_run(args.path_t) / kind
+    return RIPSNET / teacher_run(args.path_t) / "_".join([kind, *unusual_images(args)])
 
 
 def spec_file(folder: Path, dim: int) -> Path:
@@ -54,9 +55,11 @@ def quality_file(folder: Path, dim: int) -> Path:
     return folder / f"quality_dim{dim}.json"
 
 
-def ripsnet_folder(folder: Path, dim: int, operator: str) -> Path:
-    """Where stage 3 trains the RipsNet of one homology dimension; the fitted network is `best.pth` in it."""
-    return folder / f"ripsnet_dim{dim}_{operator}"
+def ripsnet_folder(folder: Path, dim: int, operator: str, clouds: int | None = None) -> Path:
+    """Where stage 3 trains the RipsNet of one homology dimension; the fitted network is `best.pth` in it.
+
+    clouds: --ripsnet_clouds, None for all."""
+    return folder / (f"ripsnet_dim{dim}_{operator}" + (f"_clouds{clouds}" if clouds else ""))
 
 
 def versions() -> dict[str, str]:

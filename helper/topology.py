@@ -12,7 +12,7 @@ from .options import UserError, dims
 
 
 def check_spec(spec: ImageSpec, path: Path, teacher: Network, width: int, dim: int, args) -> None:
-    """Refuse a spec made for another teacher, layer, width, dimension, cloud size, BatchNorm mode or sigma rule."""
+    """Refuse a spec made for another teacher, layer, width, dimension, cloud size, BatchNorm mode or kind of image."""
     expected = {
         "teacher_sha256": teacher.sha256,
         "dim": dim,
@@ -21,6 +21,8 @@ def check_spec(spec: ImageSpec, path: Path, teacher: Network, width: int, dim: i
         "points": args.batch_size,
         "pcd_bn": args.pcd_bn,
         "sigma_rule": args.sigma_rule,
+        "resolution": (args.resolution,) * 2,
+        "range_rule": args.range,
     }
     for name, value in expected.items():
         if (found := getattr(spec, name)) != value:
@@ -31,11 +33,18 @@ def check_spec(spec: ImageSpec, path: Path, teacher: Network, width: int, dim: i
             )
 
 
+def refuse_without_effect(args, usual: dict, where: str) -> None:
+    """Refuse options that do nothing. usual: what they are when they were not given."""
+    for name, value in usual.items():
+        if getattr(args, name) != value:
+            raise UserError(f"--{name}: of no use with {where}; leave it out")
+
+
 def load_spec(path: Path) -> ImageSpec:
     if not path.is_file():
         raise UserError(
             f"{path}: no image spec there; make it with generate_PCD_PI.py (same --path_t, --tda_layer_t, "
-            "--batch_size, --pcd_bn, --sigma_rule, --dim)"
+            "--batch_size, --pcd_bn, --sigma_rule, --resolution, --range, --dim)"
         )
     try:
         return ImageSpec.load(path)
@@ -49,7 +58,7 @@ def load_ripsnet(path: Path, operator: str, width: int) -> tuple[RipsNet, dict]:
     weights = checkpoint.state_dict_of(content, path)
     try:
         found = RipsNet.width_of(weights)
-        network = RipsNet(found, content.get("operator", operator))
+        network = RipsNet(found, content.get("operator", operator), len(weights["layer7.linear.weight"]))
         network.load_state_dict(weights)
     except (KeyError, RuntimeError, ValueError):
         raise UserError(
@@ -71,7 +80,7 @@ def ripsnet_files(args, folder: Path) -> list[Path]:
             f"--ripsnet: found {len(args.ripsnet)} files, expected one for each dimension of --dim {args.dim}"
         )
     paths = [Path(path) for path in args.ripsnet or []] or [
-        runs.ripsnet_folder(folder, dim, args.operator) / "best.pth" for dim in dims(args)
+        runs.ripsnet_folder(folder, dim, args.operator, args.ripsnet_clouds) / "best.pth" for dim in dims(args)
     ]
     for path in paths:
         if not path.is_file():
@@ -100,15 +109,18 @@ def build_topology(args, teacher: Network, width: int) -> tuple[nn.Module | None
             check_spec(specs[-1], path, teacher, width, dim, args)
         term = ExactTopology(specs)
     if args.topology != "ripsnet":
-        if args.ripsnet:
-            raise UserError(
-                f"--ripsnet: of no use with --topology {args.topology} and --delta {args.delta:g}; leave it out"
-            )
+        usual = {"ripsnet": None, "ripsnet_clouds": None}
+        usual |= {} if specs else {"resolution": 20, "range": "all"}
+        refuse_without_effect(args, usual, f"--topology {args.topology} and --delta {args.delta:g}")
         return term, specs, None
 
+    if args.ripsnet:
+        refuse_without_effect(args, {"ripsnet_clouds": None}, "--ripsnet")
     networks, specs, r2 = [], [], []
     for dim, path in zip(dims(args), ripsnet_files(args, folder), strict=True):
         network, content = load_ripsnet(path, args.operator, width)
+        if network.pixels != args.resolution**2:
+            raise UserError(f"{path}: a RipsNet for {network.pixels} pixels, found --resolution {args.resolution}")
         networks.append(network.to(args.device))
         if content.get("spec") is None:
             print(

@@ -45,7 +45,8 @@ class ImageSpec:
         dim: homology dimension, 0 or 1.
         sigma: standard deviation of the Gaussian, in the units of the point clouds.
         sigma_rule: how sigma was chosen, as text: "released" or "subsample".
-        image_range: (min b, max b, min p, max p) over the diagrams; (0, 0, ...) in dimension 0.
+        range_rule: how image_range was chosen: "all" bars, or "q99", their 1 % to 99 % quantiles.
+        image_range: (min b, max b, min p, max p), usually over the diagrams; (0, 0, ...) in dimension 0.
         maximum: the largest pixel before normalisation; every image is divided by it.
         resolution: grid points of the birth and of the persistence axis.
         weight: the weight function; only TopKD's is known.
@@ -76,6 +77,7 @@ class ImageSpec:
     cloud_width: int | None = None
     seed: int | None = None
     gudhi_version: str | None = None
+    range_rule: str = "all"
 
     def __post_init__(self):
         try:
@@ -110,6 +112,8 @@ class ImageSpec:
     def to_dict(self) -> dict:
         """The spec as a plain dict that JSON can hold."""
         fields = dataclasses.asdict(self)
+        if self.range_rule == "all":
+            del fields["range_rule"]  # the usual rule goes without saying, in a file too
         return fields | {"image_range": list(self.image_range), "resolution": list(self.resolution)}
 
     @classmethod
@@ -121,7 +125,8 @@ class ImageSpec:
         """
         known = {field.name: field.default for field in dataclasses.fields(cls)}
         unknown = sorted(set(fields) - set(known))
-        missing = [name for name, default in known.items() if default is not None and name not in fields]
+        required = [name for name, default in known.items() if default is not None and name != "range_rule"]
+        missing = [name for name in required if name not in fields]
         if unknown or missing:
             raise ValueError(f"image spec: unknown keys: {unknown or 'none'}; missing keys: {missing or 'none'}")
         return cls(**fields)

@@ -8,7 +8,7 @@ widths of TopKD (Kim et al., ICML 2024).
 import torch
 from torch import Tensor, nn
 
-IMAGE_PIXELS = 400  # a persistence image of 20 x 20 grid points
+IMAGE_PIXELS = 400  # the published persistence image of 20 x 20 grid points
 
 # Widths of the three per-point layers, by the width d of the point cloud.
 POINT_WIDTHS = {
@@ -50,12 +50,13 @@ class RipsNet(nn.Module):
         d: width of the point clouds. A width that is not in `POINT_WIDTHS` takes the layer widths of the next larger
             one there, and one above 2048 those of 2048.
         operator: pooling over the points, "mean" or "sum".
+        pixels: of the persistence images.
 
     Raises:
         ValueError: for a width below 1 or an unknown operator.
     """
 
-    def __init__(self, d: int, operator: str = "mean"):
+    def __init__(self, d: int, operator: str = "mean", pixels: int = IMAGE_PIXELS):
         super().__init__()
         if isinstance(d, bool) or not isinstance(d, int) or d < 1:
             raise ValueError(f"RipsNet: d is the width of the point clouds, a positive integer; found {d!r}")
@@ -63,6 +64,7 @@ class RipsNet(nn.Module):
             raise ValueError(f"RipsNet: operator must be one of {', '.join(POOLING)}; found {operator!r}")
         self.d = d
         self.operator = operator
+        self.pixels = pixels
         row = min((width for width in POINT_WIDTHS if width >= d), default=max(POINT_WIDTHS))
         widths = POINT_WIDTHS[row]
         self.layer1 = _Layer(d, widths[0], nn.ReLU(), bias=True)
@@ -71,7 +73,7 @@ class RipsNet(nn.Module):
         self.layer4 = _Layer(widths[2], IMAGE_WIDTHS[0], nn.ReLU(), bias=False)
         self.layer5 = _Layer(IMAGE_WIDTHS[0], IMAGE_WIDTHS[1], nn.ReLU(), bias=False)
         self.layer6 = _Layer(IMAGE_WIDTHS[1], IMAGE_WIDTHS[2], nn.ReLU(), bias=False)
-        self.layer7 = _Layer(IMAGE_WIDTHS[2], IMAGE_PIXELS, nn.Sigmoid(), bias=False)
+        self.layer7 = _Layer(IMAGE_WIDTHS[2], pixels, nn.Sigmoid(), bias=False)
 
     def forward(self, clouds: Tensor) -> Tensor:
         """Approximate the normalised persistence images of point clouds.
@@ -80,7 +82,7 @@ class RipsNet(nn.Module):
             clouds: (N, n, d), or (n, d) for a single cloud, n >= 1.
 
         Returns:
-            (N, 400) or (400,), every pixel in (0, 1), in the order of `ripsnet.images`.
+            (N, pixels) or (pixels,), every pixel in (0, 1), in the order of `ripsnet.images`.
 
         Raises:
             ValueError: when the clouds have no points or a width other than `d`.

@@ -114,7 +114,7 @@ def gudhi_image(cloud, spec):
     imager = PersistenceImage(
         bandwidth=spec["sigma"],
         weight=lambda point: 10 * np.tanh(point[1]) + 10 * np.log(100 * point[0] + 1),
-        resolution=[20, 20],
+        resolution=spec.get("resolution", [20, 20]),
         im_range=spec["image_range"],
     )
     return imager.fit_transform([gudhi_bars(cloud, spec["dim"])])[0] / spec["maximum"]
@@ -206,6 +206,27 @@ def test_sigma_and_range_are_those_of_the_released_recipe(both_dimensions, dim):
     sigma, image_range = released_recipe(read("clouds", both_dimensions), dim)
     assert spec["sigma"] == pytest.approx(sigma, rel=1e-6)
     assert spec["image_range"] == pytest.approx(image_range, rel=1e-6)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_images_of_another_resolution_and_range_are_gudhis_in_a_folder_of_their_own(dim):
+    make_clouds("--dim", dim, "--resolution", 7, "--range", "q99")
+    folder = CLOUDS.with_name("layer-1_n12_eval_released_res7_q99")
+    clouds, spec = read("clouds", folder), read_spec(dim, folder)
+    assert spec["resolution"] == [7, 7]
+    expected = [gudhi_image(cloud, spec) for cloud in clouds]
+    assert np.abs(read(f"images_dim{dim}", folder) - expected).max() < 1e-5
+    bars = np.concatenate([gudhi_bars(cloud, dim) for cloud in clouds])
+    points = np.column_stack([bars[:, 0], bars[:, 1] - bars[:, 0]])
+    low, high = (np.quantile(points, q, axis=0) for q in (0.01, 0.99))
+    assert spec["image_range"] == pytest.approx([low[0], high[0], low[1], high[1]], rel=1e-6)
+    quality = json.loads((folder / f"quality_dim{dim}.json").read_text())
+    inside = ((points >= low * (1 - 1e-9)) & (points <= high * (1 + 1e-9))).all(axis=1)
+    assert quality["in_range"] == pytest.approx(inside.mean(), abs=1.5 / len(points)) and inside.mean() < 1
+    assert quality["rows_with_98_percent_of_the_mean_image"] <= 7
+    make_clouds("--dim", dim)
+    assert not {"range_rule", "clouds"} & read_spec(dim).keys() and read_spec(dim)["resolution"] == [20, 20]
+    assert (read("clouds") == clouds).all()
 
 
 @pytest.mark.parametrize("dim", [0, 1])

@@ -502,6 +502,15 @@ def test_another_layer_of_the_teacher_has_clouds_of_its_own():
     assert not any("projection" in name for name in checkpoint.load("save_s_models/run/last.pth")["objective"])
 
 
+@pytest.mark.parametrize("topology", ["ripsnet", "exact"])
+def test_images_of_another_resolution_and_range_train(topology):
+    kind = ("--resolution", 5, "--range", "q99")
+    make_clouds(*kind)
+    call(train_ripsnet, *USUAL, *kind, "--ripsnet_clouds", 4, "--epochs", 1)
+    train("-d", 5, "--topology", topology, *kind, *(["--ripsnet_clouds", 4] if topology == "ripsnet" else []))
+    assert float(result()[1][0]["top"]) > 0
+
+
 def test_bf16_trains(prepared):
     train("-d", 5, "--amp", "bf16")
     assert all(tensor.dtype != torch.bfloat16 for tensor in result()[0].values())
@@ -535,6 +544,8 @@ def refusal(monkeypatch, capsys):
         ("points", 64),
         ("pcd_bn", "train"),
         ("sigma_rule", "subsample"),
+        ("resolution", [20, 10]),
+        ("range_rule", "q99"),
         ("dim", 1),
     ],
 )
@@ -547,7 +558,8 @@ def test_what_was_made_for_something_else_is_refused(prepared, refusal, topology
         content = json.loads((CLOUDS / "spec_dim0.json").read_text())
         checkpoint.write_json(CLOUDS / "spec_dim0.json", content | {field: value})
     line = refusal("-d", 5, "--topology", topology)
-    assert f"made for {field} {str(value)[:12]}, but" in line and "generate_PCD_PI.py" in line
+    found = tuple(value) if isinstance(value, list) else value
+    assert f"made for {field} {str(found)[:12]}, but" in line and "generate_PCD_PI.py" in line
 
 
 def test_another_teacher_in_the_same_place_is_refused(prepared, refusal):
@@ -563,6 +575,9 @@ def test_a_ripsnet_of_another_width_or_pooling_is_refused(prepared, refusal):
     assert "a RipsNet with --operator mean, found --operator sum" in line
     assert "expected one for each" in refusal("-d", 5, "--ripsnet", FITTED, "--dim", "01")
     assert "not the weights of a RipsNet" in refusal("-d", 5, "--ripsnet", TEACHER)
+    checkpoint.save(Path("coarse.pth"), {"model": RipsNet(64, pixels=49).state_dict()})
+    line = refusal("-d", 5, "--ripsnet", "coarse.pth")
+    assert "coarse.pth: a RipsNet for 49 pixels, found --resolution 20" in line
 
 
 def test_a_ripsnet_with_a_spec_that_is_none_is_refused(prepared, refusal):
@@ -581,6 +596,20 @@ def test_what_is_missing_is_named_with_the_script_that_makes_it(refusal):
 def test_wasserstein_is_for_dimension_0(refusal):
     line = refusal("--topology", "wasserstein", "--dim", "1")
     assert "--dim: found 1, but --topology wasserstein is defined for dimension 0" in line
+
+
+@pytest.mark.parametrize(
+    "options, refused_option",
+    [
+        (("--topology", "wasserstein", "--resolution", 10), "--resolution"),
+        (("--topology", "wasserstein", "--range", "q99"), "--range"),
+        (("--resolution", 10), "--resolution"),
+        (("--topology", "exact", "--ripsnet_clouds", 5), "--ripsnet_clouds"),
+        (("-d", 5, "--ripsnet", FITTED, "--ripsnet_clouds", 5), "--ripsnet_clouds"),
+    ],
+)
+def test_options_without_effect_are_refused(prepared, refusal, options, refused_option):
+    assert f"{refused_option}: of no use with --" in refusal(*options)
 
 
 def test_a_ripsnet_without_a_spec_works_with_a_warning_but_exact_images_need_one(refusal, capsys):

@@ -317,6 +317,13 @@ def test_wrong_specs_are_refused_in_one_line(change, message):
     assert "\n" not in str(error.value)
 
 
+def test_the_usual_range_goes_without_saying():
+    """A spec over all bars is written as it was before there was a choice, and read so."""
+    assert "range_rule" not in SPECS[0].to_dict()
+    other = dataclasses.replace(SPECS[0], range_rule="q99")
+    assert other.to_dict()["range_rule"] == "q99" and ImageSpec.from_dict(other.to_dict()) == other != SPECS[0]
+
+
 def test_missing_keys_and_broken_files_are_refused(tmp_path):
     fields = SPECS[0].to_dict()
     for name in ("dim", "sigma", "image_range", "maximum", "weight", "resolution"):

@@ -129,6 +129,9 @@ def test_every_setting_of_a_cloud_and_of_the_loss_shows_in_the_name(topology):
     ]
     if topology != "wasserstein":
         one_each += [("--dim", "1"), ("--dim", "01"), ("--pcd_bn", "train"), ("--sigma_rule", "subsample")]
+        one_each += [("--resolution", 10), ("--resolution", 40), ("--range", "q99")]
+    if topology == "ripsnet":
+        one_each += [("--ripsnet_clouds", 10), ("--ripsnet_clouds", 20)]
     names = [resolve("--topology", topology, *options)[2] for options in one_each]
     assert len(set(names)) == len(names), names
 

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import csv
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -224,6 +225,45 @@ def test_errors_and_r2_are_those_numpy_finds(fitted):
     assert min(row["val_mse"] for row in log) == pytest.approx(errors.mean(), rel=1e-4)
     assert quality["epochs"] == len(log)
     assert json.loads((fitted / FITTED / "quality.json").read_text()) == quality
+
+
+def test_a_ripsnet_that_sees_fewer_clouds_is_validated_on_the_same(fitted):
+    shutil.copytree(fitted / "ripsnet", "ripsnet")
+    fit("--ripsnet_clouds", 6, "--epochs", 2)
+    folder = CLOUDS / "ripsnet_dim0_mean_clouds6"
+    content, log = torch.load(folder / "best.pth", weights_only=True), read_log(folder / "log.csv")
+    clouds, images = read("clouds"), read("images_dim0").astype(np.float64)
+    errors = (numpy_ripsnet(content["model"], clouds[30:]) - images[30:]) ** 2
+    baseline = (images[:6].mean(axis=0) - images[30:]) ** 2
+    quality = content["quality"]
+    assert (quality["train_clouds"], quality["val_clouds"], len(log)) == (6, 10, 2)
+    assert quality["val_mse"] == pytest.approx(errors.mean(), rel=1e-4)
+    assert quality["r2"] == pytest.approx(1 - errors.mean() / baseline.mean(), abs=1e-4)
+    with pytest.raises(UserError, match="--ripsnet_clouds: found 31, but the training part of .* has 30"):
+        fit("--ripsnet_clouds", 31)
+
+
+def test_clouds_beyond_those_it_sees_do_not_change_a_ripsnet(fitted):
+    shutil.copytree(fitted / "ripsnet", "ripsnet")
+    files = CloudSet(CLOUDS, 40)
+    weights = []
+    for _ in range(2):
+        fit("--ripsnet_clouds", 8, "--epochs", 2)
+        weights.append(checkpoint.load(CLOUDS / "ripsnet_dim0_mean_clouds8" / "last.pth")["model"])
+        shutil.rmtree(CLOUDS / "ripsnet_dim0_mean_clouds8")
+        files.write("clouds", 1, 2 * files.read("clouds", 1))  # clouds 8 to 15
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_the_last_layer_has_the_pixels_of_the_images():
+    make_clouds("--resolution", 5)
+    fit("--resolution", 5, "--epochs", 2)
+    folder = CLOUDS.with_name("layer-1_n12_eval_released_res5")
+    content = torch.load(folder / "ripsnet_dim0_mean" / "best.pth", weights_only=True)
+    assert content["model"]["layer7.linear.weight"].shape == (25, 200)
+    images = read("images_dim0", folder)[7:]
+    errors = (numpy_ripsnet(content["model"], read("clouds", folder)[7:]) - images) ** 2
+    assert content["quality"]["val_mse"] == pytest.approx(errors.mean(), rel=1e-4)
 
 
 def test_r2_in_the_other_batchnorm_mode_is_that_of_the_clouds_stage_2_makes_in_it(fitted):

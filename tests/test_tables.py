@@ -20,7 +20,7 @@ from helper.tables import grid, latex, markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "results" / "published.csv"
-WITHOUT_TOPOLOGY = {"delta": 0.0, "topology": "", "dim": ""}
+WITHOUT_TOPOLOGY = {"delta": 0.0, "topology": "", "dim": "", "tda_layer_s": ""}
 
 
 def write_run(folder, method="KD", seed=1, last=69.0, best=70.0, **changes):
@@ -166,7 +166,7 @@ def test_what_differs_from_the_run_is_no_control(runs, tables, changes):
 
 
 def test_topology_beside_a_method_is_compared_with_that_method(runs, tables):
-    write_run(runs, "Mine", last=70.0, distill="mine", tda_layer_s="-1", **WITHOUT_TOPOLOGY)
+    write_run(runs, "Mine", last=70.0, distill="mine", **WITHOUT_TOPOLOGY)
     write_run(runs, "KD-control", last=60.0, distill="kd")
     write_run(runs, "Mine+Top", last=71.0, distill="mine", tda_layer_s="-2")
     assert cells(tables(), "Mine+Top \\*")["last - control"] == "+1.00 (1)"
