@@ -5,9 +5,9 @@
     python make_tables.py --runs results/demo/results/runs --out results/demo/tables.md
 
 The published pairs come first: last epochs, what topology adds to its control, best epochs. Then everything measured, a
-table for each data set, teacher and student. Rows are averaged only when all their options agree but trial and seed;
-otherwise the differing options are named and no table is written. Rows brought from other machines belong into the same
-folder. The LaTeX file needs the packages booktabs and adjustbox.
+table for each data set, teacher and student, and the ablations. Rows are averaged only when all their options agree but
+trial and seed; otherwise the differing options are named and no table is written. Rows brought from other machines
+belong into the same folder. The LaTeX file needs the packages booktabs and adjustbox.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from helper.checkpoint import write_bytes
 from helper.options import Parser, UserError, run
 from helper.results import read_published, read_runs, repetitions
 from helper.runs import RESULTS
-from helper.tables import all_details, between_markers, brief, comparisons, latex, markdown
+from helper.tables import ablations, all_details, between_markers, brief, comparisons, latex, markdown
 
 RUNS, PUBLISHED = RESULTS / "runs", RESULTS / "published.csv"
 
@@ -49,7 +49,7 @@ def main(args) -> None:
     if not runs and (args.runs != RUNS or not published):
         raise UserError(f"--runs: found no CSV file in {args.runs}; train_teacher.py and train_student.py write them")
 
-    tables = comparisons(published, runs) + all_details(runs)
+    tables = comparisons(published, runs) + all_details(runs) + ablations(runs)
     written = {
         args.out: "\n\n".join(map(markdown, tables)) + "\n",
         args.out.with_suffix(".tex"): "\n\n".join(["% \\usepackage{booktabs,adjustbox}", *map(latex, tables)]) + "\n",

@@ -3,7 +3,7 @@
     python -m benchmarks.first_epoch --path_t save_t_models/<run>/best.pth --model_s resnet8
 
 Each method trains a student of the same initial weights on the same batches for one epoch; a method with a first stage
-has one epoch of that before. Terms are unweighted means over the first and the last 50 steps of the epoch; `weight_other`
+has one epoch of that before. Terms are unweighted means over the first and the last 50 steps of the epoch; weight_other
 is the weight of the method's own term in it (a warm-up of 20 epochs begins with a twentieth). The test accuracy is that
 after the epoch. Writes results/first_epoch.csv, a row a method and stage, and goes on with it when it is run again.
 """

@@ -22,15 +22,22 @@ class Times:
     def table(self, unit: str, scale: float) -> list[str]:
         lines = [f"| variant | {unit}, minimum | median |", "|---|---|---|"]
         for name, values in self.seconds.items():
-            lines.append(f"| {name} | {scale * min(values):.3f} | {scale * statistics.median(values):.3f} |")
+            lines.append(f"| {name} | {scale * min(values):.3f} | {scale * self.median(name):.3f} |")
         return lines + [""]
 
+    def median(self, name: str) -> float:
+        return statistics.median(self.seconds[name])
+
+    def paired(self, top: str, bottom: str) -> float:
+        """The median of the ratios turn by turn, which cancels slow drift."""
+        return statistics.median(x / y for x, y in zip(self.seconds[top], self.seconds[bottom], strict=True))
+
     def ratio(self, top: str, bottom: str, meaning: str) -> str:
-        """Both ratios of times: of the minima, and the median of the ratios turn by turn (it cancels slow drift)."""
-        a, b = self.seconds[top], self.seconds[bottom]
-        paired = statistics.median(x / y for x, y in zip(a, b, strict=True))
+        """Both ratios of times: of the minima, and turn by turn."""
+        minima = min(self.seconds[top]) / min(self.seconds[bottom])
         return (
-            f"- {meaning} ({top} / {bottom}): {min(a) / min(b):.3f} by the minima, {paired:.3f} by the median of turns"
+            f"- {meaning} ({top} / {bottom}): {minima:.3f} by the minima, {self.paired(top, bottom):.3f} by the median "
+            "of turns"
         )
 
 

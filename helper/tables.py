@@ -4,8 +4,10 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from . import experiments
 from .options import UserError
 from .results import (
     ASSUMED,
@@ -33,6 +35,7 @@ DETAILS = [
     ("R² student", "student_r2", 3),
     ("seconds", "seconds", 0),
 ]
+OWN_METHODS = ("KD-control", "TopKD", "TopKD-exact", "TopKD-wasserstein")
 PAIRED = f"paired by seed, with its {100 * CONFIDENCE:g} % confidence interval (Student's t) and the number of pairs"
 CONTROL_NOTE = (
     "Control: the same loss, teacher, schedule and seeds without topology (for TopKD: KD with its alpha, KD-control). "
@@ -207,12 +210,15 @@ def comparisons(published: Sequence[dict], runs: Sequence[Runs]) -> list[Table]:
 
 
 def brief(published: Sequence[dict], runs: Sequence[Runs], dataset: str) -> list[Table]:
-    """The last epochs of one data set's published tables, methods at their own settings, without empty columns."""
+    """The last epochs of one data set's published tables, methods at their own settings; cells that no run has filled
+    yet stay in them."""
     usual = [found for found in runs if not found.departs]
     tables = []
     for rows in grouped((row for row in published if row["dataset"] == dataset), lambda row: row["group"]).values():
-        added = gains(rows, usual)
-        tables += [trimmed(comparison(rows, usual))] + [trimmed(added)] * bool(added.rows)
+        table, added = comparison(rows, usual), gains(rows, usual)
+        missing = [label for label in OWN_METHODS if label not in [row[0] for row in table.rows]]
+        table.rows.extend([label, *[NONE] * (len(table.head) - 1)] for label in missing)
+        tables += [table] + [trimmed(added)] * bool(added.rows)
     return tables
 
 
@@ -258,6 +264,23 @@ def grid(
     if control is not None:
         notes.append(f"Columns '- {control}': mean difference, {PAIRED}.")
     return Table(title, head, rows, notes + notes_of([cell for row in rows for cell in row[1:]], used))
+
+
+def ablations(runs: Sequence[Runs]) -> list[Table]:
+    """The ablations of helper/experiments.py, at the published or at scaled schedules, with two finished arms or more:
+    one alone may be the method's usual run."""
+    by_stem = {found.stem: found for found in runs}
+    scales = {int(epochs) for epochs in re.findall(r"_e(\d+)(?:\n|$)", "\n".join(by_stem))}
+    tables = []
+    for name, table in experiments.TABLES.items():
+        for epochs in [table.student.epochs, *sorted(scales)] if name.startswith("ablation_") else []:
+            scaled = experiments.scaled(table, epochs)
+            stem = partial(experiments.stem, scaled)
+            arms, title = [arm.name for arm in table.arms], f"{table.title} ({epochs} epochs)"
+            if sum(any(stem(row, arm) in by_stem for row in table.rows) for arm in arms) > 1:
+                control = "KD-control" if "KD-control" in arms else None
+                tables.append(grid(title, arms, table.rows, lambda arm, row, s=stem: s(row, arm), by_stem, control))
+    return tables
 
 
 # Layout

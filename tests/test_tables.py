@@ -339,8 +339,9 @@ def test_tables_are_put_between_the_markers_of_a_file(runs, tables):
     assert once.startswith("# A\n\nbefore\n<!-- tables -->\n\n### cifar100, homogeneous pairs: top-1, ours of the last")
     assert once.endswith("\n\n<!-- /tables -->\nafter\n") and "old" not in once
     head = lines_of(once)[0]
-    assert len(head) == 1 + 7 + 1 and head[3:5] == ["resnet56 > resnet20", "resnet56 > resnet20 published"]
+    assert len(head) == 1 + 7 + 7 and head[5:7] == ["resnet56 > resnet20", "resnet56 > resnet20 published"]
     names = [row[0] for row in lines_of(once)]
+    assert set(cells(once, "TopKD-exact").values()) == {"TopKD-exact", "-"}  # to be filled
     assert "TopKD d25" not in names and "KD-control e24" in names
     assert cells(section(once, "cifar100, homogeneous pairs: last epoch against"), "TopKD") == {
         "method": "TopKD",
@@ -349,6 +350,22 @@ def test_tables_are_put_between_the_markers_of_a_file(runs, tables):
     assert "imagenet" not in once and "best epoch" not in once
     tables("--published", PUBLISHED, "--into", document)
     assert document.read_text() == once
+
+
+def test_ablations_of_which_runs_have_finished_have_tables_of_their_own(runs, tables):
+    for seed in (1, 2, 3):
+        write_run(runs, "TopKD", seed, 70.0 + seed)
+        write_run(runs, "TopKD", seed, 60.0 + seed, run=f"resnet56-resnet20_cifar100_TopKD_dim1_trial{seed}", dim="1")
+        short = {"epochs": 24, "run": f"resnet56-resnet20_cifar100_TopKD_dim01_e24_trial{seed}"}
+        write_run(runs, "TopKD", seed, 50.0 + seed, dim="01", **short)
+        write_run(runs, "TopKD", seed, 50.0, **short | {"run": f"resnet56-resnet20_cifar100_TopKD_e24_trial{seed}"})
+    text = tables()
+    whole, scaled = (section(text, f"ablation, homology dimension ({epochs} epochs)") for epochs in (240, 24))
+    assert cells(whole, "TopKD dim 0")["resnet56:resnet20"] == "72.00 ± 1.00 (3)"
+    assert cells(whole, "TopKD dim 1")["resnet56:resnet20"] == "62.00 ± 1.00 (3)"
+    assert cells(whole, "TopKD dim 01")["resnet56:resnet20"] == "-"
+    assert cells(scaled, "TopKD dim 01")["resnet56:resnet20"] == "52.00 ± 1.00 (3) †"
+    assert "ablation, layer" not in text
 
 
 def test_latex_is_the_same_table_with_its_characters_escaped(runs, tables):

@@ -1,0 +1,126 @@
+"""What a training step of every method costs, in time relative to KD and in memory.
+
+    python -m benchmarks.methods --output benchmarks/results/methods.txt
+
+ResNet32x4 > ResNet8x4 (untrained weights: the time does not depend on them), batch 64, float32, 50,000 random images of
+100 classes (CRD's memory grows with them). The methods take turns, --steps steps a turn for --repeats turns. A first
+stage is measured as a method of its own. Peak memory is that of a process for each method after two steps: resident
+(RSS), or, on a GPU, allocated on the device.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import torch
+
+import train_student
+from benchmarks.report import compare, write_report
+from dataset import ImageSet, TrainLoader, dataset_dict
+from distiller_zoo import distiller_dict
+from helper.distillation import FirstStage, build_objective
+from helper.loop import Meters, make_optimizer, seed_everything, train_steps
+from helper.pairs import resolve_weights
+from models import create_model
+
+PAIR = "resnet32x4", "resnet8x4"
+OPTIONS = SimpleNamespace(lr=0.01, momentum=0.9, weight_decay=5e-4)
+FIRST = " (first stage)"
+VARIANTS = [
+    key + stage
+    for key, method in distiller_dict.items()
+    for stage in [FIRST] * (method.first_epochs > 0) + [""] * (not method.first_only)
+]
+
+
+def random_images(device: torch.device) -> ImageSet:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (50000, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 100, (50000,), generator=generator)
+    return ImageSet(images.to(device), labels.to(device), dataset_dict["cifar100"])
+
+
+def steps(variant: str, images: ImageSet) -> Iterator[int]:
+    """The training of a method; every next() is one step."""
+    key = variant.removesuffix(FIRST)
+    options = ["--path_t", "", "--model_s", PAIR[1], "--distill", key, "--device", str(images.device)]
+    args = train_student.get_args_parser().parse_args(options)
+    settings = resolve_weights(args, *PAIR)
+    seed_everything(0)
+    networks = [create_model(name).to(images.device, memory_format=torch.channels_last) for name in PAIR]
+    teacher = SimpleNamespace(model=networks[0].eval().requires_grad_(False))
+    objective, _ = build_objective(args, settings, networks[1], teacher, images)
+    if variant.endswith(FIRST):
+        objective = FirstStage(objective, args.beta)
+    optimizer = make_optimizer(objective, OPTIONS)
+    meters = Meters(list(objective.weights), images.device)
+    return train_steps(objective, TrainLoader(images, args.batch_size, seed=0), optimizer, 1, meters)
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def turn(training: Iterator[int], count: int, device: torch.device) -> Callable[[], float]:
+    def measure() -> float:
+        synchronize(device)
+        began = time.perf_counter()
+        for _ in range(count):
+            next(training)
+        synchronize(device)
+        return (time.perf_counter() - began) / count
+
+    return measure
+
+
+def peak_of_this_process(variant: str, device: torch.device) -> None:
+    """Two steps; on a GPU, print the peak of what was allocated there, in bytes."""
+    training = steps(variant, random_images(device))
+    next(training), next(training)
+    if device.type == "cuda":
+        print(torch.cuda.max_memory_allocated())
+
+
+def peak_memory(variant: str, device: torch.device) -> float:
+    """MiB, of a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.methods", "--peak", variant, "--device", str(device)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    printed = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"no memory measured for {variant}")
+    return (int(printed) if printed.strip() else usage.ru_maxrss * 1024) / 2**20
+
+
+def main(args) -> None:
+    if args.peak:
+        peak_of_this_process(args.peak, args.device)
+        return
+    memory = {variant: peak_memory(variant, args.device) for variant in VARIANTS}
+    images = random_images(args.device)
+    times = compare({v: turn(steps(v, images), args.steps, args.device) for v in VARIANTS}, args.repeats)
+    lines = [
+        "| method | step relative to KD (median of turns) | ms a step (median) | peak memory, MiB |",
+        "|---|---|---|---|",
+    ]
+    for variant in VARIANTS:
+        lines.append(
+            f"| {distiller_dict[variant.removesuffix(FIRST)].name}{FIRST * variant.endswith(FIRST)} "
+            f"| {times.paired(variant, 'kd'):.2f} | {1e3 * times.median(variant):.0f} | {memory[variant]:.0f} |"
+        )
+    write_report(__doc__, lines, args.output)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=2, help="steps a turn (default: 2)")
+    parser.add_argument("--repeats", type=int, default=5, help="turns (default: 5)")
+    parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--peak", choices=VARIANTS, help="two steps of this method only, for the memory it takes")
+    parser.add_argument("--output", default=None, help="also write the report to this file")
+    main(parser.parse_args())
