@@ -69,7 +69,6 @@ SETTINGS = {
     "train_student": DATA
     | {
         "distill": Value("kd", METHOD),
-        "set": Value((), METHOD),
         "logit_stand": Value(False, METHOD),
         "kd_T": Value(None, CODE + ": 4; with standardised logits 2"),
         "warmup": Value(None, METHOD),
@@ -149,7 +148,7 @@ THREE = ("KD-control", "TopKD", "TopKD-exact")
 BOTH = ("TopKD", "TopKD-exact")
 MAIN = plain("CE", "KD") + plain("KD-control", source=OURS) + plain("TopKD")
 MAIN += plain("TopKD-exact", "TopKD-wasserstein", source=OURS)
-MAIN += plain(*(method.name for method in distiller_dict.values() if method.loss))
+MAIN += plain(*(method.name for method in distiller_dict.values() if method.loss), "KD+LS")
 ABLATED = ("resnet56:resnet20",)
 
 
@@ -324,11 +323,11 @@ def find_table(name: str) -> Table:
 
 
 def methods(by_key: bool = False) -> dict[str, tuple[str, str | None]]:
-    """Every method's name -> (CE, KD-control or a key of distiller_dict; kind of topology or None).
+    """Every method's name -> (CE, KD-control, KD+LS or a key of distiller_dict; kind of topology or None).
 
     by_key: names that begin with the key of distiller_dict, in the same order.
     """
-    found = {"KD-control": ("KD-control", None)}
+    found = {"KD-control": ("KD-control", None), "KD+LS": ("KD+LS", None)}
     for key in ("CE", *distiller_dict):
         name = key if by_key or key == "CE" else distiller_dict[key].name
         found[name] = (key, None)
@@ -355,6 +354,8 @@ def method_options(method: str, teacher: str, student: str) -> dict:
     pair = pair_settings(teacher, student)
     if base == "KD-control":
         return {"gamma": 1.0, "alpha": pair.alpha, "delta": 0.0}
+    if base == "KD+LS":
+        return {"logit_stand": True}
     alone = {"alpha": 0.0} if base == "CE" else {"distill": base}
     if topology:
         return alone | {"delta": pair.delta, "topology": None if topology == "ripsnet" else topology}
@@ -404,7 +405,7 @@ def student_args(table: Table, row: str, arm: Arm, trial: int = 1) -> argparse.N
     """The options of a student as train_student.py resolves them."""
     teacher, student = names_of(row)
     options = arm_options(table, row, arm, "train_student")
-    options |= {"trial": trial, "seed": None, "lr_decay_epochs": list(options["lr_decay_epochs"])}
+    options |= {"trial": trial, "seed": None, "set": [], "lr_decay_epochs": list(options["lr_decay_epochs"])}
     args = argparse.Namespace(path_t=teacher_path(table, teacher), **options)
     resolve_training(args, student)
     resolve_weights(args, teacher, student)

@@ -56,7 +56,7 @@ def flags(script: str, options: dict) -> list[str]:
         if (value := options[name]) != usual:
             text = f"{value:g}" if isinstance(value, float) else str(value)
             text = ",".join(map(str, value)) if isinstance(value, tuple) else text
-            found += [SHORT.get(name, f"--{name}"), text]
+            found += [SHORT.get(name, f"--{name}"), *[text] * (value is not True)]
     return found
 
 

@@ -8,7 +8,7 @@ from distiller_zoo import Method, Pair, classifier, distiller_dict
 from models import create_model, feature_shapes, map_shape, preactivation_norms
 
 from .options import UserError
-from .pairs import PAIRS
+from .pairs import PAIRS, STANDARDIZED
 
 
 def check_map(method: Method, name: str, *networks: nn.Module) -> None:
@@ -74,6 +74,7 @@ def listing() -> str:
         options = "".join(f", {name}={value}" for name, value in method.options.items())
         pairs = f"{len(method.pairs)} pairs: {_names(method.pairs)}" if method.pairs else f"all {len(PAIRS)} pairs"
         notes = [
+            f"reads {_read(method)}",
             "its own modules train with the student" * method.trainable,
             f"a first stage of {method.first_epochs} epochs{', which is all of it' * method.first_only}"
             * bool(method.first_epochs),
@@ -89,7 +90,24 @@ def listing() -> str:
             lines.append(f"{'':12} {_names([pair])}: " + ", ".join(f"{name} {v:g}" for name, v in values.items()))
         if method.by_pair:
             lines.append(f"{'':12} other pairs: the defaults, {method.elsewhere}")
+    gamma, alpha, source = STANDARDIZED.values()
+    lines += [
+        "--logit_stand: logit standardisation (Sun et al., CVPR 2024), a modifier of KD, DKD, DIST",
+        f"{'':10} KD: gamma {gamma:g} alpha {alpha:g} temperature 2 ({source}); others: their own weights, assumed",
+    ]
     return "\n".join(lines)
+
+
+def _read(method: Method) -> str:
+    """What a method compares, in words."""
+    if method.on_logits:
+        return "logits"
+    if method.last_map:
+        return "the map before the pooling"
+    which = method.features
+    if isinstance(which, slice):
+        which = [f"{which.start}:{'' if which.stop is None else which.stop}"]
+    return f"features {', '.join(map(str, which))}" + " before the last ReLU" * method.preact
 
 
 def _names(pairs) -> str:

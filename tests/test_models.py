@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from torch import fx, nn
 from torch.nn import functional as F
 
-from models import create_model, feature_shapes, fold_batchnorm, model_dict, resolve_name
+from models import (
+    create_model,
+    feature_shapes,
+    fold_batchnorm,
+    map_shape,
+    model_dict,
+    preactivation_norms,
+    resolve_name,
+)
 from models.layers import channel_shuffle
 
 PUBLISHED = Path(__file__).parent / "published"
@@ -501,3 +509,40 @@ def test_folding_keeps_channels_last(name):
     x = images(dtype=torch.float32).to(memory_format=torch.channels_last)
     features, _ = folded(x, is_feat=True)
     assert all(f.is_contiguous(memory_format=torch.channels_last) for f in features[:-1])
+
+
+# What methods of distillation ask for
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_map_that_pool_averages_is_that_of_the_pooled_vector(name):
+    torch.manual_seed(0)
+    model, maps = seasoned(create_model(name)), []
+    with torch.no_grad(), model.pool.register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0])):
+        features, _ = model(images(), is_feat=True)
+    assert_same(maps[0].mean((2, 3)), features[-1])
+    assert map_shape(model, images().shape[-1]) == tuple(maps[0].shape[1:])
+
+
+def test_a_model_without_pool_has_no_map():
+    assert map_shape(nn.Linear(1, 1)) is None
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("resnet56", ["layer1.8.bn2", "layer2.8.bn2", "layer3.8.bn2"]),
+        ("resnet8", ["layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn2"]),
+        ("wrn_40_2", ["block2.layer.0.bn1", "block3.layer.0.bn1", "bn1"]),
+        ("vgg13", ["block1.4", "block2.4", "block3.4", "block4.4"]),
+        ("ResNet50", ["layer1.2.bn3", "layer2.3.bn3", "layer3.5.bn3", "layer4.2.bn3"]),
+    ],
+)
+def test_a_stages_batch_norm_is_the_one_before_its_last_relu(name, expected):
+    model = create_model(name)
+    names = {module: key for key, module in model.named_modules()}
+    assert [names[norm] for norm in preactivation_norms(model)] == expected
+
+
+def test_stages_that_end_in_a_concatenation_have_no_batch_norm():
+    assert preactivation_norms(create_model("ShuffleV2")) == [None] * 3

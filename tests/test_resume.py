@@ -31,6 +31,8 @@ STAGES = {
     "ripsnet": f"train_ripsnet.py {SET} --epochs 2 --batch_clouds 4",
     "student": f"train_student.py --path_t {TEACHER}/best.pth --dim 01 --model_s resnet8 --topology exact "
     f"--tda_layer_s -3 {IMAGES}",
+    "ft": f"train_student.py --path_t {TEACHER}/best.pth --model_s resnet8 --distill ft --first_epochs 2 {IMAGES}",
+    "crd": f"train_student.py --path_t {TEACHER}/best.pth --model_s resnet8 --distill crd --set nce_k=64 {IMAGES}",
 }
 NOT_COMPARED = {*runs.TIME_COLUMNS, "resume", "commit"}  # the repository may be worked on while the tests run
 
@@ -152,6 +154,9 @@ def test_the_runs_that_are_compared_are_not_trivial(expected):
         pytest.param("ripsnet", "replace:5", id="ripsnet, after epoch 2 and before its checkpoint"),
         pytest.param("ripsnet", "replace:7", id="ripsnet, no last.pth between two renames"),
         pytest.param("student", "batch:15", id="student, in the middle of epoch 2"),
+        pytest.param("ft", "batch:15", id="student, in the middle of its first stage"),
+        pytest.param("ft", "batch:35", id="student, after its first stage"),
+        pytest.param("crd", "batch:15", id="student, with a memory"),
     ],
 )
 def test_a_killed_run_ends_as_one_that_never_stopped(begin, expected, stage, point):

@@ -232,3 +232,6 @@ def test_the_list_shows_every_method_with_citation_and_pairs(capsys):
         assert re.search(rf"^{key} +{re.escape(method.name)}: {re.escape(method.citation)}$", text, re.MULTILINE)
     fsp = text.split("\nfsp ")[1].split("\nnst ")[0]
     assert "6 pairs: wrn_40_2 > wrn_16_2" in fsp and "first stage of 30 epochs" in fsp
+    assert "reads features 1:-1 before the last ReLU" in text.split("\nofd ")[1].split("\nsrrl ")[0]
+    assert "\n--logit_stand: logit standardisation (Sun et al., CVPR 2024)" in text
+    assert "KD: gamma 0.1 alpha 9 temperature 2 (published: " in text
