@@ -2,6 +2,7 @@
 # Stages 2 to 4: clouds and images of a teacher, RipsNet, students. Edit the variables, or set them for one call:
 #   sh train_student.sh                                   TopKD, ResNet56 > ResNet20, three seeds
 #   TOPOLOGY= sh train_student.sh                         KD
+#   TOPOLOGY= DISTILL=crd sh train_student.sh             another method; without TOPOLOGY= topology is added to it
 #   TOPOLOGY= GAMMA=1 ALPHA=2 sh train_student.sh         KD with TopKD's weight, the control
 #   PATH_T=save_t_models/wrn_40_2_cifar100_trial1/best.pth MODEL_S=ShuffleV1 OPERATOR=sum sh train_student.sh
 # What follows goes to train_student.py:
