@@ -20,7 +20,7 @@ import train_ripsnet
 import train_student
 from dataset import TrainLoader, load_dataset
 from distiller_zoo import KD, Method
-from helper import checkpoint, figures, loop
+from helper import checkpoint, distillation, figures, loop
 from helper.distillation import Distillation
 from helper.runs import TIME_COLUMNS
 from models import create_model
@@ -397,14 +397,14 @@ def refuse_ripsnet(path):
 
 
 def test_cross_entropy_alone_never_runs_the_teacher(monkeypatch):
-    fold_batchnorm = train_student.fold_batchnorm
+    fold_batchnorm = distillation.fold_batchnorm
 
     def broken(model):
         folded = fold_batchnorm(model)
         folded.forward = None
         return folded
 
-    monkeypatch.setattr(train_student, "fold_batchnorm", broken)
+    monkeypatch.setattr(distillation, "fold_batchnorm", broken)
     train(*METHODS["CE"])
     assert [key for key in result()[1][0] if key.startswith("share_")] == ["share_ce"]
     with pytest.raises(TypeError):

@@ -72,7 +72,7 @@ def test_the_fused_maps_are_as_wide_as_the_pooled_vector_512_at_most(pooled, wid
 
 
 def test_networks_of_different_depths_are_refused():
-    with pytest.raises(ValueError, match="3 in the student and 2 in the teacher"):
+    with pytest.raises(ValueError, match="found 3 for the student and 2 for the teacher"):
         distiller_dict["reviewkd"].loss(make_pair(shapes_t=WIDE[1:]))
 
 
