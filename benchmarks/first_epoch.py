@@ -41,7 +41,7 @@ def epoch(objective, loader, args) -> dict:
             meters.check(1)
             means = meters.means()
             means["loss"] = objective.total(means)
-            found |= {f"{name}_{'start' if step == STEPS else 'end'}": round(v, 5) for name, v in means.items()}
+            found |= {f"{name}_{'start' if step == STEPS else 'end'}": float(f"{v:.5g}") for name, v in means.items()}
         if step == len(loader) - STEPS:
             vars(meters).update(vars(Meters(meters.names, args.device)))
     return found | {"seconds": round(time.perf_counter() - began, 1)}

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from test_clouds import call, refused
+from torch import nn
 
 import evaluate
 import train_student
@@ -34,8 +35,15 @@ def defined(key, pair):
 
 @functools.cache
 def teacher_of(arch):
+    """With the running statistics of a batch: without, the features of deep networks grow beyond all bounds."""
     torch.manual_seed(1)
-    return SimpleNamespace(model=create_model(arch).eval())
+    model = create_model(arch).train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model(torch.randn(16, 3, 32, 32))
+    return SimpleNamespace(model=model.eval())
 
 
 @functools.cache
@@ -56,7 +64,7 @@ def build(key, pair, delta=5.0, amp="off"):
     return found, FirstStage(found, args.beta) if args.first_epochs else None
 
 
-def epoch(objective, lr=1e-4):
+def epoch(objective, lr=1e-3):
     """Train for one epoch of two steps; the means of the terms."""
     optimizer = make_optimizer(objective, SimpleNamespace(lr=lr, momentum=0.9, weight_decay=5e-4))
     meters = Meters(list(objective.weights), torch.device("cpu"))
