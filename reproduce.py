@@ -71,7 +71,7 @@ def plan_tables(args, planner: Planner) -> list[Table]:
         table = scaled(table, args.epochs or table.student.epochs)
         rows = [find("--row", row, {row: row for row in table.rows}) for row in args.row or table.rows]
         planner.table(table, rows, find_arms(table, args.methods) if args.methods else table.arms, args.trials)
-        for figure in table.figures:
+        for figure in () if args.methods else table.figures:
             for row in rows:
                 planner.figure(figure, table, row)
     planner.tables()

@@ -115,7 +115,7 @@ class Schedule:
 class Table:
     """rows: 'teacher:student'. options: script -> options that differ from SETTINGS for all arms. operator: RipsNet's
     pooling where it is not the pair's. tag: tells the names of its runs from those of other schedules. figures: drawn
-    of every row when the table is complete. scaled: made by `scaled`."""
+    of every row when all arms have run. scaled: made by `scaled`."""
 
     title: str
     source: str
@@ -275,7 +275,7 @@ TABLES = {
             "train_student": {"dataset": "digits", "amp": "bf16"},
         },
         operator="sum",
-        figures=("pi",),
+        figures=("pi", "umap"),
     ),
 }
 

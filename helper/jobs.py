@@ -174,7 +174,7 @@ class Planner:
             options += ["--path_s", *(str(self.jobs[name].folder / "best.pth") for name in needs)]
             options += ["--labels", teacher, *methods]
         name, folder = f"figure {figure} of {row}", runs.RESULTS / "figures"
-        self.add(name, "visualize", [figure, *options], folder=folder, needs=needs)
+        self.add(name, "visualize", [figure, *options, *self.given("visualize")], folder=folder, needs=needs)
 
     def tables(self) -> None:
         """The tables of all finished runs, at the end."""

@@ -299,12 +299,13 @@ def test_the_figure_of_embeddings_shows_teacher_and_three_students(dry_run):
 
 def test_options_for_all_stages_replace_the_tables(dry_run):
     lines = dry_run("--table", "digits", "--trials", 1, "--amp", "off", "--device", "cpu", "--data_dir", "my data")
-    for line in lines[:-2]:
+    for line in lines[:-1]:
         script, args = parsed(shlex.split(line))
-        assert (args.data_dir, args.device.type) == ("my data", "cpu")
+        assert (args.data_dir, args.device.type, args.dataset) == ("my data", "cpu", "digits")
         assert script not in ("train_teacher", "train_student") or args.amp == "off"
-    script, args = parsed(shlex.split(lines[-2]))
-    assert (script, args.figure, args.operator, args.dataset) == ("visualize", "pi", "sum", "digits")
+    assert [parsed(shlex.split(line))[1].figure for line in lines[-3:-1]] == ["pi", "umap"]
+    assert parsed(shlex.split(lines[-3]))[1].operator == "sum"
+    assert not any("visualize" in line for line in dry_run("--table", "digits", "--methods", "KD"))
 
 
 def test_several_tables_share_what_they_have_in_common(dry_run):
@@ -531,11 +532,12 @@ def test_a_table_that_is_interrupted_goes_on_where_it_stopped(tiny, monkeypatch,
 
 @pytest.mark.slow
 def test_the_demonstration_in_a_shorter_form(capfd):
-    """One epoch, one seed: every stage, the table and the figure, by one command."""
-    call("--table", "digits", "--epochs", 1, "--trials", 1, "--methods", "KD,TopKD,TopKD-exact")
+    """One epoch, one seed: every stage, the table and the figures, by one command."""
+    call("--table", "digits", "--epochs", 1, "--trials", 1)
     printed = capfd.readouterr().out
     table = printed[printed.rindex("make_tables.py") :]
-    assert all(name in table for name in ("KD", "TopKD", "TopKD-exact"))
-    assert len(list(Path("results/runs").glob("resnet20-resnet8_digits_*_e1_trial1.csv"))) == 3
-    [figure] = Path("results/figures").glob("pi_*.png")
-    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert all(name in table for name in ("CE", "KD", "KD-control", "TopKD", "TopKD-exact", "TopKD-wasserstein"))
+    assert len(list(Path("results/runs").glob("resnet20-resnet8_digits_*_e1_trial1.csv"))) == 6
+    figures = sorted(Path("results/figures").glob("*.png"))
+    assert [figure.name.split("_")[0] for figure in figures] in (["pi", "tsne"], ["pi", "umap"])
+    assert all(figure.read_bytes().startswith(b"\x89PNG") for figure in figures)
