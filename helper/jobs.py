@@ -226,7 +226,9 @@ class Runner:
         total, failure, stopped = len(waiting), None, False
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         for number, handler in handlers.items():
-            if handler is not signal.SIG_IGN:  # as nohup has it
+            # nohup ignores SIGHUP, and so do we. SIGINT is ignored where a shell script starts us with &, and would be
+            # in all that we start; they are stopped by it.
+            if handler is not signal.SIG_IGN or number == signal.SIGINT:
                 signal.signal(number, lambda *_: self.ended.put((None, None)))
         try:
             while True:
