@@ -16,7 +16,7 @@ for stage 2 are reduced in proportion. At the end the tables are made anew (make
 import argparse
 
 from helper.data import load_data
-from helper.experiments import FIGURES, TABLES, Table, data_of, describe, find, find_arms, find_table, scaled
+from helper.experiments import FIGURES, TABLES, Table, data_of, describe, find, find_arms, find_table, scaled, undefined
 from helper.jobs import Planner, Runner
 from helper.options import Parser, UserError, device, positive, run
 
@@ -70,7 +70,13 @@ def plan_tables(args, planner: Planner) -> list[Table]:
     for table in tables:
         table = scaled(table, args.epochs or table.student.epochs)
         rows = [find("--row", row, {row: row for row in table.rows}) for row in args.row or table.rows]
-        planner.table(table, rows, find_arms(table, args.methods) if args.methods else table.arms, args.trials)
+        arms = find_arms(table, args.methods) if args.methods else table.arms
+        if missing := undefined(rows, arms):
+            what = f"the method is not defined for {', '.join(missing)} (train_student.py --list says why)"
+            if args.methods and len(missing) == len(rows) * len(arms):
+                raise UserError(f"--methods: {what}")
+            print(f"# left out: {what}")
+        planner.table(table, rows, arms, args.trials)
         for figure in () if args.methods else table.figures:
             for row in rows:
                 planner.figure(figure, table, row)

@@ -139,7 +139,9 @@ def main(args) -> None:
     name = method_name(args, teacher.arch, args.model_s)
     print(
         f"{student_run.name}: {name}, "
+        + f"first stage of {args.first_epochs} epochs, then " * bool(args.first_epochs)
         + " + ".join(f"{value:g} {term}" for term, value in objective.weights.items())
+        + f", other rising over {args.warmup} epochs" * bool(args.warmup)
         + f" ({args.weights_source}); teacher {teacher.arch} {teacher.accuracy or float('nan'):.2f} %",
         flush=True,
     )

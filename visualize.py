@@ -29,6 +29,7 @@ from helper.clouds import images_of
 from helper.data import class_names, load_data
 from helper.options import (
     Parser,
+    UserError,
     add_batch_size,
     add_cloud_options,
     add_data_options,
@@ -42,6 +43,8 @@ from helper.options import (
 )
 from helper.runs import RESULTS, teacher_run
 from ripsnet import dim0_deaths, dim1_diagrams, r2_score
+
+CURVES_AT_MOST = 12
 
 
 def get_args_parser() -> Parser:
@@ -227,6 +230,11 @@ def training_curves(args) -> None:
     columns = [column for line in figures.CURVES for column, _ in line]
     logs = {name: figure_data.read_log(path, columns) for name, path in figure_data.find_logs(args.logs).items()}
     groups = figure_data.repetitions(list(logs))
+    if len(groups) > CURVES_AT_MOST:
+        raise UserError(
+            f"--logs: found the logs of {len(groups)} settings, expected at most {CURVES_AT_MOST}, which a reader can "
+            "tell apart; name those to compare"
+        )
     front = figure_data.common_front(list(groups))
     rows, counts = [], {}
     for group, names in groups.items():

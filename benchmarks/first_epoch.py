@@ -29,6 +29,8 @@ from models import create_model
 
 OUTPUT = Path("results/first_epoch.csv")
 STEPS = 50
+STANDARDIZED = "kd+ls"  # KD with standardised logits
+METHODS = [*distiller_dict, STANDARDIZED]
 
 
 def epoch(objective, loader, args) -> dict:
@@ -47,9 +49,10 @@ def epoch(objective, loader, args) -> dict:
     return found | {"seconds": round(time.perf_counter() - began, 1)}
 
 
-def measure(key: str, options: list[str]) -> list[dict]:
+def measure(name: str, options: list[str]) -> list[dict]:
     """The rows of one method."""
-    args = train_student.get_args_parser().parse_args([*options, "--distill", key])
+    method = ["--logit_stand"] if name == STANDARDIZED else ["--distill", name]
+    args = train_student.get_args_parser().parse_args([*options, *method])
     resolve_training(args, args.model_s)
     seed_everything(args.seed)
     student = create_model(args.model_s, num_classes(args)).to(args.device, memory_format=torch.channels_last)
@@ -65,7 +68,7 @@ def measure(key: str, options: list[str]) -> list[dict]:
         accuracy, _ = evaluate(objective.student, test_set, args.amp)
         rows.append(
             {
-                "method": distiller_dict[key].name,
+                "method": name,
                 "stage": stage,
                 "teacher": teacher.arch,
                 "teacher_acc": teacher.accuracy,
@@ -89,7 +92,7 @@ def measure(key: str, options: list[str]) -> list[dict]:
 def main(args, options: list[str]) -> None:
     rows = list(csv.DictReader(OUTPUT.open())) if OUTPUT.exists() else []
     for key in args.methods:
-        if any(row["method"] == distiller_dict[key].name for row in rows):
+        if any(row["method"] == key for row in rows):
             continue
         new = measure(key, options)
         rows += new
@@ -111,5 +114,5 @@ if __name__ == "__main__":
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="All other options are those of train_student.py.",
     )
-    parser.add_argument("--methods", nargs="+", choices=list(distiller_dict), default=list(distiller_dict))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     main(*parser.parse_known_args())

@@ -16,6 +16,13 @@ class BatchNorm(nn.BatchNorm2d):
         return super().forward(x)
 
 
+def check_positive(**options: float) -> None:
+    """ValueError for an option that is not above 0."""
+    for name, value in options.items():
+        if not value > 0:
+            raise ValueError(f"{name}: found {value}, expected more than 0")
+
+
 def stage_shapes(pair: Pair) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """[(student's, teacher's)] shapes of the stages' outputs; ValueError where one network has more stages."""
     shapes_s, shapes_t = pair.shapes_s[1:-1], pair.shapes_t[1:-1]

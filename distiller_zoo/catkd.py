@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .blocks import check_positive
 from .method import Batch, Output, Pair
 
 
@@ -17,6 +18,7 @@ class CATKD(nn.Module):
 
     def __init__(self, pair: Pair, *, resolution: int = 2):
         super().__init__()
+        check_positive(resolution=resolution)
         self.resolution = resolution
         self.classifiers = (pair.classifier_s, pair.classifier_t)  # a tuple: their parameters are not this module's
 

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .blocks import check_positive
 from .method import Batch, Output, Pair
 
 EPS = 1e-7
@@ -42,6 +43,7 @@ class CRD(nn.Module):
         nce_m: float = 0.5,
     ):
         super().__init__()
+        check_positive(feat_dim=feat_dim, nce_k=nce_k, nce_t=nce_t)
         self.nce_k, self.nce_t, self.nce_m = nce_k, nce_t, nce_m
         self.embed_s = Embed(pair.shapes_s[-1][0], feat_dim)
         self.embed_t = Embed(pair.shapes_t[-1][0], feat_dim)

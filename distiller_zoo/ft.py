@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import BatchNorm, to_smaller
+from .blocks import BatchNorm, check_positive, to_smaller
 from .method import Batch, Output, Pair
 
 
@@ -30,6 +30,7 @@ class FT(nn.Module):
 
     def __init__(self, pair: Pair, *, form: str = "map", rate: float = 0.5):
         super().__init__()
+        check_positive(rate=rate)
         if form not in ("map", "factor"):
             raise ValueError(f"form: found {form!r}, expected map or factor")
         self.form = form

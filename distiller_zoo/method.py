@@ -69,8 +69,8 @@ class Method:
     trainable: whether the loss has parameters, which train with the student and are not deployed.
     warmup: epochs over which beta rises linearly from 0.
     first_epochs: epochs of a first stage, in which `loss.first_stage(student, teacher, batch)` alone is minimised;
-        first_student: whether it trains the student (else the loss's own modules only, and its student is None);
-        first_only: whether L_other ends with it.
+        first_only: whether that is L_other, with its weight beta and on the student, and ends with the stage; if not,
+        it trains the loss's own modules only, with weight 1, and its student is None.
     student: replaces the student by student(network, pair), which is what is evaluated, saved and deployed.
     pairs: the pairs (teacher, student) that the method is defined for; None for all.
     """
@@ -90,7 +90,6 @@ class Method:
     trainable: bool = False
     warmup: int = 0
     first_epochs: int = 0
-    first_student: bool = False
     first_only: bool = False
     student: Callable[[nn.Module, Pair], nn.Module] | None = None
     pairs: tuple[tuple[str, str], ...] | None = None

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import bottleneck, to_smaller
+from .blocks import bottleneck, check_positive, to_smaller
 from .method import Batch, Output, Pair
 
 
@@ -28,6 +28,7 @@ class SemCKD(nn.Module):
 
     def __init__(self, pair: Pair, *, reduction: int = 4):
         super().__init__()
+        check_positive(reduction=reduction)
         self.batch_size = pair.batch_size
         shapes_s, shapes_t = pair.shapes_s[1:-1], pair.shapes_t[1:-1]
         width = max(1, pair.batch_size // reduction)

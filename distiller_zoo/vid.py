@@ -23,6 +23,8 @@ class VID(nn.Module):
 
     def __init__(self, pair: Pair, *, variance: float = 5.0):
         super().__init__()
+        if not variance > EPS:
+            raise ValueError(f"variance: found {variance}, expected more than {EPS}")
         self.regressors, self.raw_variances = nn.ModuleList(), nn.ParameterList()
         for (width_s, *_), (width_t, *_) in stage_shapes(pair):
             widths = (width_s, width_t, width_t, width_t)

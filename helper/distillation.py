@@ -185,20 +185,23 @@ class Distillation(Objective):
 
 
 class FirstStage(Objective):
-    """The first stage of a method (AB, FSP, FT): weight * other.first_stage alone, of the same modules as `whole`.
+    """The first stage of a method (AB, FSP, FT): other.first_stage alone, of the same modules as `whole`.
 
-    A student that the stage does not train is not run either, so that its batch norms see nothing.
+    beta: its weight where it is the method's loss; what prepares the method's own modules has weight 1. A student that
+    the stage does not train is not run either, so that its batch norms see nothing.
     """
 
-    def __init__(self, whole: Distillation, weight: float):
-        super().__init__(whole.student, {"first": weight}, whole.amp)
+    label = "first stage (no accuracy is aimed at), "
+
+    def __init__(self, whole: Distillation, beta: float):
+        super().__init__(whole.student, {"first": beta if whole.method.first_only else 1.0}, whole.amp)
         self.other, self.whole = whole.other, (whole,)
 
     def forward(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         (whole,) = self.whole
         with torch.no_grad():
             teacher = whole.output(*whole.read(whole.frozen[0], images))
-        student = whole.output(*whole.read(self.student, images)) if whole.method.first_student else None
+        student = whole.output(*whole.read(self.student, images)) if whole.method.first_only else None
         value = self.other.first_stage(student, teacher, Batch(labels, indices))
         return (student or teacher).logits, {"first": value}
 

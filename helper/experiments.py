@@ -22,6 +22,7 @@ from .runs import TEACHERS
 PAPER = "published: the paper's tables and figures"
 CODE = "published: the authors' released code"
 OURS = "assumed: a question of this project"
+BASELINES = "assumed: baselines of the field; the paper's printed tables were not at hand"
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ THREE = ("KD-control", "TopKD", "TopKD-exact")
 BOTH = ("TopKD", "TopKD-exact")
 MAIN = plain("CE", "KD") + plain("KD-control", source=OURS) + plain("TopKD")
 MAIN += plain("TopKD-exact", "TopKD-wasserstein", source=OURS)
-MAIN += plain(*(method.name for method in distiller_dict.values() if method.loss), "KD+LS")
+MAIN += plain(*(method.name for method in distiller_dict.values() if method.loss), "KD+LS", source=BASELINES)
 ABLATED = ("resnet56:resnet20",)
 
 
@@ -480,6 +481,11 @@ def in_order(rows: list[str], arms: list[Arm], table: Table, trials: int | None 
         for trial in range(1, 1 + max(seeds.values(), default=0)):
             order += itertools.product(rows, [arm for arm in chosen if trial <= seeds[arm.name]], [trial])
     return [(row, arm, trial) for row, arm, trial in order if defined(row, arm)]
+
+
+def undefined(rows: list[str], arms: list[Arm]) -> list[str]:
+    """'FSP of wrn_40_2:wrn_40_1' for what `in_order` leaves out."""
+    return [f"{arm.name} of {row}" for row in rows for arm in arms if not defined(row, arm)]
 
 
 def listed(options: dict) -> str:

@@ -47,8 +47,11 @@ class Objective(nn.Module):
     """What the loop minimises: the sum over terms of weights[name] * value. This one is cross entropy alone.
 
     `student` is the deployed network. Parameters outside it are trained and saved with the run, but not deployed.
-    A frozen network (a teacher) must be kept in a tuple, which PyTorch does not search for parameters.
+    A frozen network (a teacher) must be kept in a tuple, which PyTorch does not search for parameters. `label` comes
+    before the epochs that are printed.
     """
+
+    label = ""
 
     def __init__(self, student: nn.Module, weights: dict[str, float], amp: str = "off"):
         super().__init__()
@@ -300,7 +303,8 @@ def fit(objective: Objective, loader: TrainLoader, test_set: ImageSet, run: Run,
             run.write_log(history)
             show()
             print(
-                f"epoch {epoch - 1}/{args.epochs}  loss {loss:.4f}  train {history[-1]['train_acc']:.2f} %  "
+                f"{objective.label}epoch {epoch - 1}/{args.epochs}  loss {loss:.4f}  "
+                f"train {history[-1]['train_acc']:.2f} %  "
                 f"test {accuracy:.2f} % (best {best:.2f} %)  {history[-1]['seconds']:.1f} s",
                 flush=True,
             )

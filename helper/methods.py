@@ -63,7 +63,7 @@ def build_loss(args, options: dict, student: nn.Module, teacher: nn.Module, labe
     try:
         return method.loss(pair, **options)
     except ValueError as error:
-        raise UserError(f"--distill {args.distill}: {error}; choose another method or pair") from None
+        raise UserError(f"--distill {args.distill}: {error} (--list shows options and pairs)") from None
 
 
 def listing() -> str:

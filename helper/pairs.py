@@ -86,6 +86,10 @@ def resolve_weights(args, teacher: str, student: str) -> dict:
     args.alpha = alpha if args.alpha is None else args.alpha
     if args.beta and method.loss is None:
         raise UserError(f"--beta: found {args.beta:g}, but --distill {args.distill} has no loss beside KD; use --alpha")
+    if args.beta == 0 and method.loss is not None:
+        raise UserError(
+            f"--beta: found 0, which leaves nothing of --distill {args.distill}; use --distill kd for CE or KD"
+        )
     args.beta = beta if args.beta is None else args.beta
     weights = (args.gamma, args.alpha, args.beta, args.delta)
     if not any(weights):
@@ -96,14 +100,18 @@ def resolve_weights(args, teacher: str, student: str) -> dict:
         raise _without_use(args, "--set")
     options |= parse_settings(args.set, method)
     args.set = [f"{name}={value}" for name, value in options.items()] if args.beta else []
-    _resolve_schedule(args, method)
+    as_usual = _resolve_schedule(args, method) and options == usual
 
-    if weights == (gamma, alpha, beta, 0.0) and options == usual:
+    if not as_usual:
+        args.weights_source = "given on the command line"
+    elif weights == (gamma, alpha, beta, 0.0):
         assumed = args.logit_stand and method.loss is not None
         args.weights_source = "assumed: the method's own, with standardised logits" if assumed else source
     elif weights in ((1.0, pair.alpha, 0.0, pair.delta), (1.0, pair.alpha, 0.0, 0.0)) and not args.logit_stand:
         through_ripsnet = args.topology in (None, "ripsnet")
         args.weights_source = pair.source if through_ripsnet else "assumed: alpha and delta as for RipsNet"
+    elif weights == (gamma, alpha, beta, pair.delta) and args.beta:
+        args.weights_source = "assumed: the method's own weights with the pair's delta"
     else:
         args.weights_source = "given on the command line"
     return options
@@ -132,8 +140,9 @@ def _without_use(args, option: str) -> UserError:
     )
 
 
-def _resolve_schedule(args, method: Method) -> None:
-    """Temperature, warm-up and first stage: the published ones unless given; refused where they do nothing."""
+def _resolve_schedule(args, method: Method) -> bool:
+    """Temperature, warm-up and first stage: the published ones unless given; refused where they do nothing. Returns
+    whether they are the published ones."""
     if args.delta and args.beta and method.preact and {args.tda_layer_s, args.tda_layer_t} - {0, -1}:
         raise UserError(
             f"--tda_layer_s, --tda_layer_t: found {args.tda_layer_s}, {args.tda_layer_t}, expected -1 or 0, because "
@@ -142,13 +151,15 @@ def _resolve_schedule(args, method: Method) -> None:
     softens = args.alpha > 0 or (args.beta > 0 and method.on_logits)
     if not softens and (args.logit_stand or args.kd_T is not None):
         raise _without_use(args, "--logit_stand" if args.logit_stand else "--kd_T")
-    if args.kd_T is None:
-        args.kd_T = 2.0 if args.logit_stand else 4.0
+    published_T = 2.0 if args.logit_stand else 4.0
+    args.kd_T = published_T if args.kd_T is None else args.kd_T
     for option, usual in (("warmup", method.warmup), ("first_epochs", method.first_epochs)):
         if getattr(args, option) is not None and not (usual and args.beta):
             raise _without_use(args, f"--{option}")
         if getattr(args, option) is None:
             setattr(args, option, usual if args.beta else 0)
+    epochs = (args.warmup, args.first_epochs)
+    return args.kd_T == published_T and epochs in ((0, 0), (method.warmup, method.first_epochs))
 
 
 def method_name(args, teacher: str, student: str) -> str:

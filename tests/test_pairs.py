@@ -76,7 +76,12 @@ def test_other_pairs_are_marked_as_assumed(pair, like):
         (("-a", 3, "--topology", "wasserstein"), (1, 3, 0, 5), "TopKD-wasserstein", "given on the command line"),
         (("-r", 1, "-a", 3), (1, 3, 0, 0), "KD", "given on the command line"),
         (("--distill", "mine"), (1, 0, 2, 0), "Mine", "published: here"),
-        (("--distill", "mine", "-d", 5), (1, 0, 2, 5), "Mine+Top", "given on the command line"),
+        (
+            ("--distill", "mine", "-d", 5),
+            (1, 0, 2, 5),
+            "Mine+Top",
+            "assumed: the method's own weights with the pair's delta",
+        ),
     ],
 )
 def test_defaults_and_names(mine, options, expected, name, source):

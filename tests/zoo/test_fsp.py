@@ -101,5 +101,5 @@ def test_entry():
     """RepDistiller's scripts: weight 50, 30 epochs of it alone, then cross entropy alone."""
     method = distiller_dict["fsp"]
     assert (method.gamma, method.alpha, method.beta, method.options) == (1, 0, 50, {"pool": "avg"})
-    assert method.first_epochs == 30 and method.first_student and method.first_only
+    assert method.first_epochs == 30 and method.first_only
     check_entry("fsp", **SAME)

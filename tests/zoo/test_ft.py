@@ -108,5 +108,5 @@ def test_entry():
     method = distiller_dict["ft"]
     assert (method.gamma, method.alpha, method.beta) == (1, 0, 200)
     assert method.options == {"form": "map", "rate": 0.5}
-    assert method.first_epochs == 30 and not method.first_student and not method.first_only
+    assert method.first_epochs == 30 and not method.first_only
     check_entry("ft")

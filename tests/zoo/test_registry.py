@@ -46,7 +46,7 @@ def test_options_have_a_default_of_a_plain_type(key, method):
 @EVERY_METHOD
 def test_a_first_stage_is_announced_if_there_is_one(key, method):
     assert (method.first_epochs > 0) == hasattr(method.loss, "first_stage")
-    assert method.first_epochs or not (method.first_student or method.first_only)
+    assert method.first_epochs or not method.first_only
 
 
 @EVERY_METHOD
