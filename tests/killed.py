@@ -88,6 +88,7 @@ def install(point):
 
 def main(point, script, *arguments):
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the tests run
     dataset_dict["tiny"] = TINY
     clouds.CHUNK, ripsnet_fit.SAVE_EVERY = 8, 0.0
     install(point)
