@@ -182,7 +182,7 @@ def load_network(path, arch: str | None, option: str, device="cpu", dataset: str
     arch = arch or found
     if None not in (dataset, content.get("dataset")) and content["dataset"] != dataset:
         raise UserError(f"{path}: trained on {content['dataset']}, found --dataset {dataset}; give the same")
-    replaced = content.get("replaced") if isinstance(content, dict) else None
+    replaced = content.get("replaced")
     with torch.device("meta"):  # names and shapes only
         head = "classifier.bias" if replaced else list(create_model(arch).state_dict())[-1]
     classes = state_dict[head].shape[0] if head in state_dict else 0

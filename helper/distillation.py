@@ -228,7 +228,7 @@ def build_objective(
         args.amp,
         args.kd_T,
         method,
-        build_loss(args, options, student, teacher.model, train_set.labels),
+        build_loss(args, options, student, teacher.model, train_set),
         args.warmup,
         args.logit_stand,
         topology,

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from dataset import dataset_dict
+from dataset import ImageSet
 from distiller_zoo import Method, Pair, classifier, distiller_dict
 from models import create_model, feature_shapes, map_shape, preactivation_norms
 
@@ -37,8 +37,8 @@ def load_replaced(replaced: dict, student: nn.Module, num_classes: int, image_si
     return replaced_student(replaced["distill"], student, create_model(replaced["arch_t"], num_classes), image_size)
 
 
-def build_loss(args, options: dict, student: nn.Module, teacher: nn.Module, labels: torch.Tensor) -> nn.Module | None:
-    """L_other of --distill for these networks; None where --beta is 0. labels: of the training set.
+def build_loss(args, options: dict, student: nn.Module, teacher: nn.Module, train_set: ImageSet) -> nn.Module | None:
+    """L_other of --distill for these networks; None where --beta is 0.
 
     student: as deployed. teacher: not folded, since its batch norms are read.
     """
@@ -46,7 +46,7 @@ def build_loss(args, options: dict, student: nn.Module, teacher: nn.Module, labe
     if not args.beta:
         return None
     check_map(method, args.distill, student, teacher)
-    image_size = dataset_dict[args.dataset].image_size
+    image_size = train_set.info.image_size
     head_t = classifier(teacher)[1].requires_grad_(False)
     pair = Pair(
         feature_shapes(student, image_size, method.preact),
@@ -56,7 +56,7 @@ def build_loss(args, options: dict, student: nn.Module, teacher: nn.Module, labe
         classifier(student)[1],
         head_t,
         preactivation_norms(teacher) if method.preact else (),
-        labels,
+        train_set.labels,
         args.batch_size,
         args.kd_T,
     )
