@@ -6,6 +6,7 @@ reads the training images `--passes` times, augmented and shuffled. Every batch 
 kept in ripsnet/<teacher run>/<set>/ with its diagram and its image, and with
 
     spec_dim0.json      everything that turns a diagram into its image: sigma, range, maximum, and where they come from
+    sample_dim0.npz     the last clouds of the set and their images, for those who have not the set itself
     quality_dim0.json   what the images hold: share of bars in range, distance of the grid points in units of sigma, ...
 
 Run again after an interruption it continues where it stopped; with more --passes it adds the missing clouds.
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from helper.checkpoint import load_network, read_json, write_json
+from helper.checkpoint import load_network, npz, read_json, write_bytes, write_json
 from helper.clouds import CloudSet, Embedder, claim, cloud_loader, images_of, layer_width, origin
 from helper.data import load_data
 from helper.options import (
@@ -33,7 +34,7 @@ from helper.options import (
     run,
     whole,
 )
-from helper.runs import clouds_folder, quality_file, spec_file, teacher_run, versions
+from helper.runs import clouds_folder, quality_file, sample_file, spec_file, teacher_run, versions
 from ripsnet import (
     ImageSpec,
     birth_persistence,
@@ -44,6 +45,8 @@ from ripsnet import (
     simplex_tree_diagram,
     subsample_sigma,
 )
+
+SAMPLE = 64  # clouds
 
 
 def get_args_parser() -> Parser:
@@ -86,6 +89,7 @@ def main(args) -> None:
     make_clouds(files, Embedder(teacher.model, loader, args.tda_layer_t, args.pcd_bn), width, args)
     for dim in dims(args):
         spec = make_images(files, dim, found_in | {"teacher_run": teacher_run(args.path_t)}, args)
+        keep_sample(files, dim)
         quality = report_quality(files, spec)
         print(
             f"dimension {dim}: sigma {spec.sigma:.4f}, persistence {spec.image_range[2]:.3f} to "
@@ -203,6 +207,14 @@ def sampled_sigma(files: CloudSet, dim: int, args, size: int = 2000) -> float:
         points.append(birth_persistence(files.read_diagrams(dim, chunk))[mine])
         before += count
     return subsample_sigma(np.concatenate(points), args.seed)
+
+
+def keep_sample(files: CloudSet, dim: int) -> None:
+    """Write the last clouds (N, n, d) and their images (N, 400), N at most SAMPLE, into one small file."""
+    last = files.chunks[-1]
+    clouds, images = (files.read(kind, last)[-SAMPLE:] for kind in ("clouds", f"images_dim{dim}"))
+    number = np.arange(files.num_clouds - len(clouds), files.num_clouds)
+    write_bytes(sample_file(files.folder, dim), npz({"cloud": number, "points": clouds, "images": images}))
 
 
 def report_quality(files: CloudSet, spec: ImageSpec) -> dict:

@@ -74,6 +74,13 @@ def write_array(path: Path, array: np.ndarray) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+def npz(arrays: dict[str, np.ndarray]) -> bytes:
+    """The arrays as a compressed .npz file; equal arrays make equal bytes."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
 def save(path: Path, state: dict, keep_previous: bool = False) -> None:
     """Save a dict of tensors and plain Python values; with keep_previous, an existing file becomes `previous.pth`."""
     buffer = io.BytesIO()

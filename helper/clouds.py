@@ -50,8 +50,8 @@ class CloudSet:
     def done(self, kind: str, chunk: int) -> bool:
         """Whether the chunk's file is there, whole, and holds as many clouds as it should."""
         try:
-            array = np.load(self.path(kind, chunk), mmap_mode="r")
-        except (OSError, ValueError, EOFError):
+            array = self.read(kind, chunk, mmap=True)
+        except UserError:
             return False
         start, stop = self.span(chunk)
         if kind == "diagrams_dim1":  # ragged; its first row says how many clouds there are
@@ -59,7 +59,14 @@ class CloudSet:
         return len(array) == stop - start
 
     def read(self, kind: str, chunk: int, mmap: bool = False) -> np.ndarray:
-        return np.load(self.path(kind, chunk), mmap_mode="r" if mmap else None)
+        path = self.path(kind, chunk)
+        try:
+            return np.load(path, mmap_mode="r" if mmap else None)
+        except (OSError, ValueError, EOFError):
+            raise UserError(
+                f"{path}: missing or damaged; make it with generate_PCD_PI.py (the same options, --num_clouds "
+                f"{self.num_clouds})"
+            ) from None
 
     def write(self, kind: str, chunk: int, array: np.ndarray) -> None:
         write_array(self.path(kind, chunk), array)

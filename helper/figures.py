@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ripsnet import ImageSpec
 
-from .checkpoint import write_bytes
+from .checkpoint import npz, write_bytes
 from .runs import table
 
 WIDTH = 7.0  # inches
@@ -64,12 +64,7 @@ def save(path: Path, figure: Figure, data: list[dict] | dict[str, np.ndarray]) -
     """Write <path>.png and beside it what it shows: rows as .csv, a dict of arrays as .npz."""
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=DPI)
-    if isinstance(data, dict):
-        arrays = io.BytesIO()
-        np.savez_compressed(arrays, **data)
-        content, suffix = arrays.getvalue(), ".npz"
-    else:
-        content, suffix = table(data), ".csv"
+    content, suffix = (npz(data), ".npz") if isinstance(data, dict) else (table(data), ".csv")
     data_path, image_path = (path.with_name(path.name + end) for end in (suffix, ".png"))
     write_bytes(data_path, content)
     write_bytes(image_path, image.getvalue())

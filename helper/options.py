@@ -53,15 +53,18 @@ class Listing(argparse.Action):
         self.text = text
 
     def __call__(self, parser, namespace, values, option_string=None):
-        print(self.text())
+        print(self.text(), flush=True)
         parser.exit()
 
 
 def run(main, parser: Parser) -> None:
     """Parse the command line, call `main(args)`, and turn a UserError into its one line and exit code."""
-    args = parser.parse_args()
     try:
-        main(args)
+        main(parser.parse_args())
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on, as after `| head`; the interpreter must not write at its end either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

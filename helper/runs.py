@@ -50,6 +50,10 @@ def spec_file(folder: Path, dim: int) -> Path:
     return folder / f"spec_dim{dim}.json"
 
 
+def sample_file(folder: Path, dim: int) -> Path:
+    return folder / f"sample_dim{dim}.npz"
+
+
 def quality_file(folder: Path, dim: int) -> Path:
     """Written last: where it is, the set is complete."""
     return folder / f"quality_dim{dim}.json"

@@ -200,6 +200,18 @@ def test_an_image_follows_from_its_cloud_and_the_spec_alone(both_dimensions, dim
     assert images.max() == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.parametrize("dim, size, numbers", [(0, 3, [7, 8, 9]), (1, 64, [8, 9])])
+def test_the_sample_is_the_end_of_the_last_file_of_clouds(monkeypatch, dim, size, numbers):
+    monkeypatch.setattr(generate_PCD_PI, "SAMPLE", size)
+    monkeypatch.setattr(helper.clouds, "CHUNK", 8 if dim else 10)
+    make_clouds("--dim", dim)
+    sample, spec = np.load(CLOUDS / f"sample_dim{dim}.npz"), read_spec(dim)
+    assert sample["cloud"].tolist() == numbers
+    assert np.array_equal(sample["points"], read("clouds")[numbers])
+    expected = [gudhi_image(cloud, spec) for cloud in sample["points"]]
+    assert np.abs(sample["images"] - expected).max() < 1e-5
+
+
 @pytest.mark.parametrize("dim", [0, 1])
 def test_sigma_and_range_are_those_of_the_released_recipe(both_dimensions, dim):
     spec = read_spec(dim, both_dimensions)

@@ -128,6 +128,15 @@ def test_a_refusal_is_one_line_of_a_real_process(tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "evaluate.py: x.pth: no such file\n")
 
 
+@pytest.mark.parametrize("script", ["train_student", "reproduce"])
+def test_a_reader_that_goes_away_gets_no_traceback(tmp_path, script):
+    process = subprocess.Popen(
+        [sys.executable, ROOT / f"{script}.py", "--list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()  # as `| head` does when it has its lines
+    assert (process.stderr.read(), process.wait()) == ("", 1)
+
+
 class Anything:
     pass
 
