@@ -83,6 +83,7 @@ def details(runs: Sequence[Runs], others: Sequence[Runs]) -> Table:
 
     others: where the controls are looked for.
     """
+    runs = sorted(runs, key=lambda found: (found.name, float(found["delta"] or 0)))
     dataset, teacher, student = runs[0].pair
     accuracy = next(iter(runs[0].values("teacher_acc").values()), None)
     known = "accuracy unknown" if accuracy is None else f"{accuracy:.2f} %"
@@ -210,10 +211,13 @@ def comparisons(published: Sequence[dict], runs: Sequence[Runs]) -> list[Table]:
 
 
 def brief(published: Sequence[dict], runs: Sequence[Runs], dataset: str) -> list[Table]:
-    """The last epochs of one data set's published tables, methods at their own settings; cells that no run has filled
-    yet stay in them."""
-    usual = [found for found in runs if not found.departs]
-    tables = []
+    """All that was measured of one data set's pairs of which nothing is published; then the last epochs of its
+    published tables, methods at their own settings, with cells that no run has filled yet."""
+    usual, known = [found for found in runs if not found.departs], by_pair(published)
+    unpublished = [
+        found for found in runs if found["dataset"] == dataset and found["teacher"] and found.pair not in known
+    ]
+    tables = all_details(unpublished)
     for rows in grouped((row for row in published if row["dataset"] == dataset), lambda row: row["group"]).values():
         table, added = comparison(rows, usual), gains(rows, usual)
         missing = [label for label in OWN_METHODS if label not in [row[0] for row in table.rows]]

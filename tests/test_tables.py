@@ -14,12 +14,13 @@ import make_tables
 import train_student
 from helper.options import UserError, resolve_training
 from helper.pairs import resolve_weights, without_effect
-from helper.results import paired_difference, read_published, read_runs, repetitions, summary
+from helper.results import paired_difference, read_csv, read_published, read_runs, repetitions, summary
 from helper.runs import NOT_PART_OF_A_RUN, plain
 from helper.tables import grid, latex, markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "results" / "published.csv"
+ROWS = sorted(path for folder in ("results", "results/short") for path in (ROOT / folder / "runs").glob("*.csv"))
 WITHOUT_TOPOLOGY = {"delta": 0.0, "topology": "", "dim": "", "tda_layer_s": ""}
 
 
@@ -352,6 +353,28 @@ def test_tables_are_put_between_the_markers_of_a_file(runs, tables):
     assert document.read_text() == once
 
 
+def test_into_begins_with_all_that_was_measured_of_pairs_that_nobody_has_published(runs, tables):
+    write_run(runs, "KD-control", teacher="resnet20", student="resnet8", last=57.0)
+    for delta in (5.0, 125.0, 25.0):
+        run = f"resnet20-resnet8_cifar100_TopKD_d{delta:g}_trial1"
+        write_run(runs, "TopKD", teacher="resnet20", student="resnet8", run=run, delta=delta, last=57.0 + delta / 100)
+    write_run(runs, "KD-control", teacher="resnet20", student="resnet8", dataset="digits")
+    document = Path("README.md")
+    document.write_text("<!-- tables -->\n<!-- /tables -->\n")
+    tables("--published", PUBLISHED, "--into", document)
+    first, others = document.read_text().split("### cifar100, homogeneous pairs: top-1, ours of the last")
+    assert [row[0] for row in lines_of(first)[2:]] == [
+        "KD-control \\*",
+        *(f"TopKD d{delta} \\*" for delta in (5, 25, 125)),
+    ]
+    assert cells(first, "TopKD d25 \\*")["last - control"] == "+0.25 (1)"
+    assert (
+        "### cifar100: resnet20 (73.50 %) > resnet8" in first
+        and "resnet20 > resnet8" not in others
+        and "digits" not in first
+    )
+
+
 def test_ablations_of_which_runs_have_finished_have_tables_of_their_own(runs, tables):
     for seed in (1, 2, 3):
         write_run(runs, "TopKD", seed, 70.0 + seed)
@@ -472,11 +495,32 @@ def test_other_bad_input_is_one_line(runs, tmp_path, monkeypatch, capsys):
     assert not Path("results").exists()
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "results" / "short" / "runs").glob("*-*.csv")), ids=lambda p: p.stem)
+def test_the_tables_in_the_repository_are_those_of_its_rows(tables, tmp_path):
+    for name in ("README.md", "results/tables.md", "results/tables.tex"):
+        copy = tmp_path / Path(name).name
+        copy.write_text((ROOT / name).read_text())
+    tables("--runs", ROOT / "results" / "runs", "--published", PUBLISHED, "--into", "README.md")
+    for name in ("README.md", "results/tables.md", "results/tables.tex"):
+        assert (tmp_path / Path(name).name).read_text() == (ROOT / name).read_text(), (
+            f"{name}: run make_tables.py again"
+        )
+
+
+@pytest.mark.parametrize("path", ROWS, ids=lambda path: path.stem)
+def test_a_row_s_accuracies_are_those_of_its_log(path):
+    [row] = read_csv(path)
+    log = read_csv(path.parent.parent / "logs" / path.name)
+    accuracies = [float(epoch["test_acc"]) for epoch in log]
+    assert len(log) == int(row["epochs"])
+    assert (float(row["last"]), float(row["best"])) == (accuracies[-1], max(accuracies))
+    assert accuracies.index(max(accuracies)) + 1 == int(row["best_epoch"])
+    assert float(row["seconds"]) == pytest.approx(sum(float(epoch["seconds"]) for epoch in log), abs=0.1)
+
+
+@pytest.mark.parametrize("path", [path for path in ROWS if "-" in path.stem], ids=lambda path: path.stem)
 def test_a_student_s_row_carries_the_command_that_makes_it_again(path):
     """The command's options, resolved, are those of the row."""
-    with open(path, newline="") as file:
-        [row] = csv.DictReader(file)
+    [row] = read_csv(path)
     args = train_student.get_args_parser().parse_args(shlex.split(row["command"])[2:])
     resolve_training(args, args.model_s)
     resolve_weights(args, row["teacher"], row["student"])
