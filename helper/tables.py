@@ -58,12 +58,14 @@ class Table:
 
 
 def notes_of(cells: Sequence[str], runs: Sequence[Runs]) -> list[str]:
-    """What the marks in the cells mean, and how many places the runs come from."""
+    """What the marks in the cells mean, and where the runs come from: by name if it is one place, else how many."""
     rows = {row["file"]: row for found in runs for row in found.rows}.values()
     marks = [f"{mark} {meaning}" for mark, meaning in LEGEND.items() if any(mark in cell for cell in cells)]
-    devices, commits = (len({row.get(name) for row in rows}) for name in ("device", "commit"))
-    places = f"Runs: {len(rows)}; devices: {devices}; commits: {commits}."
-    return [f"{'; '.join(marks)}."] * bool(marks) + [places] * bool(rows)
+    places = [f"Runs: {len(rows)}"]
+    for name in ("device", "commit"):
+        found = list(dict.fromkeys(row.get(name) or "unknown" for row in rows))
+        places.append(f"{name}: {found[0]}" if len(found) == 1 else f"{name}s: {len(found)}")
+    return [f"{'; '.join(marks)}."] * bool(marks) + [f"{'; '.join(places)}."] * bool(rows)
 
 
 def trimmed(table: Table) -> Table:

@@ -430,7 +430,7 @@ def test_a_grid_of_ablations(runs):
         ["1", "60.00 *†", "-", "72.00 ± 1.00 (3)", "+2.00 [-0.48, +4.48] (3)"],
         ["5", "-", "-", "-", "-"],
     ]
-    assert table.notes[-1] == "Runs: 7; devices: 1; commits: 1."
+    assert table.notes[-1] == "Runs: 7; device: a machine; commit: 0123."
     text = markdown(table, level=3)
     assert text.startswith("### Delta\n\n| arm | ripsnet") and "60.00 \\*†" in text
     assert r"exact \\ - 0}" in latex(table)
