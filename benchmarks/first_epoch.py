@@ -22,7 +22,7 @@ from helper.checkpoint import load_network, write_bytes
 from helper.data import load_data, num_classes
 from helper.distillation import FirstStage, build_objective
 from helper.loop import Meters, evaluate, make_optimizer, seed_everything, train_steps
-from helper.options import resolve_training
+from helper.options import exact_kernels, resolve_training
 from helper.pairs import resolve_weights
 from helper.runs import device_name, git_commit, plain, table, versions
 from models import create_model
@@ -90,6 +90,7 @@ def measure(name: str, options: list[str]) -> list[dict]:
 
 
 def main(args, options: list[str]) -> None:
+    exact_kernels()
     rows = list(csv.DictReader(OUTPUT.open())) if OUTPUT.exists() else []
     for key in args.methods:
         if any(row["method"] == key for row in rows):

@@ -24,6 +24,7 @@ from dataset import ImageSet, TrainLoader, dataset_dict
 from distiller_zoo import distiller_dict
 from helper.distillation import FirstStage, build_objective
 from helper.loop import Meters, make_optimizer, seed_everything, train_steps
+from helper.options import exact_kernels
 from helper.pairs import resolve_weights
 from models import create_model
 
@@ -98,6 +99,7 @@ def peak_memory(variant: str, device: torch.device) -> float:
 
 
 def main(args) -> None:
+    exact_kernels()
     if args.peak:
         peak_of_this_process(args.peak, args.device)
         return
@@ -113,7 +115,7 @@ def main(args) -> None:
             f"| {distiller_dict[variant.removesuffix(FIRST)].name}{FIRST * variant.endswith(FIRST)} "
             f"| {times.paired(variant, 'kd'):.2f} | {1e3 * times.median(variant):.0f} | {memory[variant]:.0f} |"
         )
-    write_report(__doc__, lines, args.output)
+    write_report(__doc__, lines, args.output, args.device)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ import torch
 
 from helper.runs import device_name, git_commit, versions
 
+CPU = torch.device("cpu")
+
 
 class Times:
     """Seconds of each variant, a value a turn."""
@@ -55,9 +57,8 @@ def compare(variants: dict[str, Callable[[], float]], repeats: int) -> Times:
     return Times(seconds)
 
 
-def write_report(title: str, lines: list[str], output: str | None) -> None:
-    """Print the report, and write it to a file if one is named."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def write_report(title: str, lines: list[str], output: str | None, device: torch.device = CPU) -> None:
+    """Print the report, and write it to a file if one is named. device: on which it was measured."""
     where = ", ".join(f"{name} {version}" for name, version in versions().items())
     text = "\n".join(
         [

@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.report import compare, write_report
 from helper.clouds import CloudSet
+from helper.options import exact_kernels
 from helper.ripsnet_fit import CloudData, TrainStep, train_epoch
 from ripsnet import RipsNet
 
@@ -32,6 +33,7 @@ def make_files(folder: str, count: int) -> CloudSet:
 
 
 def main(args) -> None:
+    exact_kernels()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def clock() -> float:
@@ -74,7 +76,7 @@ def main(args) -> None:
     lines = times.table("ms a step", 1e3)
     for name in list(variants)[1:]:
         lines.append(times.ratio("bare step", name, "speed of the epoch over the bare step"))
-    write_report(__doc__, lines, args.output)
+    write_report(__doc__, lines, args.output, device)
 
 
 if __name__ == "__main__":

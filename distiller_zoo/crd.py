@@ -67,7 +67,9 @@ class CRD(nn.Module):
 
     def contrast(self, anchor: Tensor, memory: Tensor, Z: Tensor, contrasted: Tensor) -> Tensor:
         """The loss of anchors (B, feat_dim) against memory[contrasted]; contrasted (B, 1 + nce_k), positive first."""
-        powers = ((anchor @ memory.T).gather(1, contrasted) / self.nce_t).exp()
+        rows = torch.arange(len(anchor), device=anchor.device)[:, None]
+        similar = (anchor @ memory.T)[rows, contrasted]  # on CUDA, gather's backward would not repeat itself
+        powers = (similar / self.nce_t).exp()
         with torch.no_grad():
             Z.copy_(torch.where(Z > 0, Z, powers.mean() * len(memory)))
         e, noise = powers / Z.clone(), self.nce_k / len(memory)  # a clone: the next step writes to Z

@@ -31,11 +31,10 @@ FIGURES_EVERY = 10  # epochs between the objective's figures in TensorBoard; the
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global generators; the loaders have generators of their own. Repeatable kernels where cuDNN chooses."""
+    """Seed the global generators; the loaders have generators of their own."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 
 
 def autocast(device: torch.device, amp: str) -> torch.autocast:

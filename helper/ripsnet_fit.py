@@ -82,16 +82,14 @@ class CloudData:
 
 
 def fits_in_memory(needed: int, device: torch.device) -> bool:
-    """Whether so many bytes take at most half of what is free on the device."""
+    """Whether so many bytes take at most 80 % of what is free on a CUDA device, or half of a computer's own memory."""
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        meminfo = Path("/proc/meminfo")
-        if not meminfo.exists():
-            return True  # not Linux, where there is no plain way to ask
-        lines = meminfo.read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    return needed <= free / 2
+        return needed <= 0.8 * torch.cuda.mem_get_info(device)[0]
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return True  # not Linux, where there is no plain way to ask
+    lines = meminfo.read_text().splitlines()
+    return needed <= 0.5 * next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
 
 
 class TrainStep:
@@ -117,7 +115,8 @@ class TrainStep:
         if not self.on_cuda or len(clouds) != self.batch_size:
             return self.eager(clouds, images)
         if self.graph is None:
-            self._capture(clouds, images)
+            with torch.cuda.device(clouds.device):
+                self._capture(clouds, images)
         self.clouds.copy_(clouds)
         self.images.copy_(images)
         self.graph.replay()
@@ -172,6 +171,8 @@ def fit_ripsnet(network: RipsNet, train: CloudData, validation: CloudData, run: 
     if (state := run.start()) is not None:
         network.load_state_dict(state["model"])
         step.optimizer.load_state_dict(state["optimizer"])
+        for group in step.optimizer.param_groups:
+            group["capturable"] = step.on_cuda  # the run may have begun on another device
         history, best, best_weights, waited = (state[key] for key in ("history", "best", "best_model", "waited"))
         run.write_log(history)
         print(f"{run.name}: {len(history)} epochs are done", flush=True)

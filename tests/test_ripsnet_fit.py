@@ -159,7 +159,7 @@ def test_the_step_that_is_captured_in_a_graph_takes_the_steps_of_the_eager_one(m
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "Stream", mock.MagicMock())
     monkeypatch.setattr(torch.cuda, "current_stream", mock.MagicMock())
-    for context in ("stream", "graph"):
+    for context in ("stream", "graph", "device"):
         monkeypatch.setattr(torch.cuda, context, lambda _: contextlib.nullcontext())
     torch.manual_seed(0)
     network = RipsNet(16)
@@ -317,6 +317,22 @@ def test_a_single_cloud_cannot_be_split():
     make_clouds("--num_clouds", 1)
     with pytest.raises(UserError, match="expected at least 2"):
         fit()
+
+
+def test_resume_of_a_fit_that_began_on_a_cuda_device():
+    """There the optimizer is capturable, which one on the CPU must not be."""
+    make_clouds()
+    fit("--epochs", 4)
+    whole = checkpoint.load(FITTED / "last.pth")
+    shutil.rmtree(FITTED)
+    fit("--epochs", 2)
+    state = checkpoint.load(FITTED / "last.pth")
+    state["args"]["epochs"] = 4  # as if cut off half-way
+    state["optimizer"]["param_groups"][0]["capturable"] = True
+    checkpoint.save(FITTED / "last.pth", state)
+    fit("--epochs", 4, "--resume")
+    found = checkpoint.load(FITTED / "last.pth")["model"]
+    assert all(torch.equal(found[name], weights) for name, weights in whole["model"].items())
 
 
 def test_resume_refuses_a_set_that_has_grown():

@@ -27,7 +27,7 @@ import train_teacher
 from dataset import DatasetInfo, dataset_dict
 from distiller_zoo import Method, Output, Pair, distiller_dict
 from helper import checkpoint
-from helper.options import run
+from helper.options import Parser, run
 from models import create_model, model_dict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,6 +126,17 @@ def test_a_refusal_is_one_line_of_a_real_process(tmp_path):
         [sys.executable, ROOT / "evaluate.py", "--path", "x.pth"], cwd=tmp_path, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "evaluate.py: x.pth: no such file\n")
+
+
+def test_every_script_computes_with_kernels_that_repeat_themselves_and_without_tf32(monkeypatch):
+    flags = (torch.backends.cudnn, "deterministic", True), (torch.backends.cudnn, "benchmark", False)
+    flags += (torch.backends.cudnn, "allow_tf32", False), (torch.backends.cuda.matmul, "allow_tf32", False)
+    for where, name, wanted in flags:
+        setattr(where, name, not wanted)
+    monkeypatch.setattr("sys.argv", ["evaluate.py"])
+    run(lambda args: None, Parser())
+    assert [getattr(where, name) for where, name, _ in flags] == [wanted for _, _, wanted in flags]
+    assert all("    run(main, get_args_parser())\n" in (ROOT / f"{name}.py").read_text() for name in SCRIPTS)
 
 
 @pytest.mark.parametrize("script", ["train_student", "reproduce"])
