@@ -6,7 +6,10 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from test_clouds import gudhi_image
+from test_ripsnet_fit import numpy_ripsnet
 
 from helper.checkpoint import load_network
 from helper.topology import load_ripsnet, load_spec
@@ -16,11 +19,13 @@ ROOT = Path(__file__).resolve().parent.parent
 TEACHER = ROOT / "save_t_models/resnet20_cifar100_small_trial1/best.pth"
 CLOUDS = ROOT / "ripsnet/resnet20_cifar100_small_trial1/layer-1_n64_eval_released"
 RIPSNET = CLOUDS / "ripsnet_dim0_mean/best.pth"
+SAMPLE = CLOUDS / "sample_dim0.npz"
 
 
-@pytest.mark.parametrize("path", [TEACHER, CLOUDS / "spec_dim0.json", RIPSNET], ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", [TEACHER, CLOUDS / "spec_dim0.json", SAMPLE, RIPSNET], ids=lambda path: path.name)
 def test_a_checkpoint_is_the_file_that_readme_lists(path):
-    line = re.search(rf"^\|.*{path.parent.name}/{path.name}`.*$", (ROOT / "README.md").read_text(), re.MULTILINE)[0]
+    name = path.name if path == SAMPLE else f"{path.parent.name}/{path.name}"
+    line = re.search(rf"^\|.*/{name}`.*$", (ROOT / "README.md").read_text(), re.MULTILINE)[0]
     assert hashlib.sha256(path.read_bytes()).hexdigest() in line
 
 
@@ -39,3 +44,15 @@ def test_spec_and_ripsnet_belong_to_the_teacher():
     assert (
         quality["r2"] == content["quality"]["r2"] == pytest.approx(1 - quality["val_mse"] / quality["mean_image_mse"])
     )
+
+
+def test_the_sample_s_images_are_gudhi_s_and_ripsnet_errs_on_them_as_on_all_validation_clouds():
+    sample, spec = np.load(SAMPLE), load_spec(CLOUDS / "spec_dim0.json")
+    assert sample["cloud"].tolist() == list(range(spec.num_clouds - 64, spec.num_clouds))
+    assert sample["points"].shape == (64, spec.points, spec.cloud_width)
+    expected = [gudhi_image(cloud, spec.to_dict()) for cloud in sample["points"]]
+    assert np.abs(sample["images"] - expected).max() < 1e-5
+    network, content = load_ripsnet(RIPSNET, "mean", spec.cloud_width)
+    found = numpy_ripsnet(network.state_dict(), sample["points"])
+    error = np.mean((found - sample["images"]) ** 2)
+    assert 0.5 < error / content["quality"]["val_mse"] < 2

@@ -20,7 +20,7 @@ from helper.tables import grid, latex, markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "results" / "published.csv"
-ROWS = sorted(path for folder in ("results", "results/short") for path in (ROOT / folder / "runs").glob("*.csv"))
+ROWS = sorted((ROOT / "results" / "runs").glob("*.csv"))
 WITHOUT_TOPOLOGY = {"delta": 0.0, "topology": "", "dim": "", "tda_layer_s": ""}
 
 
