@@ -210,7 +210,7 @@ def sampled_sigma(files: CloudSet, dim: int, args, size: int = 2000) -> float:
 
 
 def keep_sample(files: CloudSet, dim: int) -> None:
-    """Write the last clouds (N, n, d) and their images (N, 400), N at most SAMPLE, into one small file."""
+    """Write the last clouds (N, n, d) of the last chunk and their images (N, 400), N at most SAMPLE, into one file."""
     last = files.chunks[-1]
     clouds, images = (files.read(kind, last)[-SAMPLE:] for kind in ("clouds", f"images_dim{dim}"))
     number = np.arange(files.num_clouds - len(clouds), files.num_clouds)

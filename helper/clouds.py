@@ -62,10 +62,10 @@ class CloudSet:
         path = self.path(kind, chunk)
         try:
             return np.load(path, mmap_mode="r" if mmap else None)
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError) as error:
             raise UserError(
-                f"{path}: missing or damaged; make it with generate_PCD_PI.py (the same options, --num_clouds "
-                f"{self.num_clouds})"
+                f"{path}: missing or damaged ({error}); make it with generate_PCD_PI.py (the same options, "
+                f"--num_clouds {self.num_clouds})"
             ) from None
 
     def write(self, kind: str, chunk: int, array: np.ndarray) -> None:

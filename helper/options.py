@@ -58,13 +58,14 @@ class Listing(argparse.Action):
 
 
 def exact_kernels() -> None:
-    """For all scripts alike: cuDNN repeats itself bit for bit, and float32 is not rounded to TF32's 10 bits unasked."""
+    """For all scripts alike: cuDNN's kernels repeat themselves, and float32 is not rounded to TF32 unasked."""
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def run(main, parser: Parser) -> None:
-    """Parse the command line, call `main(args)`, and turn a UserError into its one line and exit code."""
+    """Parse the command line, call `main(args)`, and turn a UserError into its one line and exit code. Ends quietly,
+    with exit code 1, when nobody reads its output any more."""
     exact_kernels()
     try:
         main(parser.parse_args())

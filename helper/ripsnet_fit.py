@@ -170,9 +170,9 @@ def fit_ripsnet(network: RipsNet, train: CloudData, validation: CloudData, run: 
     history, best, best_weights, waited = [], float("inf"), None, 0
     if (state := run.start()) is not None:
         network.load_state_dict(state["model"])
+        for group in state["optimizer"]["param_groups"]:
+            group["capturable"] = step.on_cuda  # the run may have begun on another device; decides where counters go
         step.optimizer.load_state_dict(state["optimizer"])
-        for group in step.optimizer.param_groups:
-            group["capturable"] = step.on_cuda  # the run may have begun on another device
         history, best, best_weights, waited = (state[key] for key in ("history", "best", "best_model", "waited"))
         run.write_log(history)
         print(f"{run.name}: {len(history)} epochs are done", flush=True)

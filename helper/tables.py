@@ -91,14 +91,16 @@ def details(runs: Sequence[Runs], others: Sequence[Runs]) -> Table:
     known = "accuracy unknown" if accuracy is None else f"{accuracy:.2f} %"
     rows = []
     for found in runs:
-        cells = [summary([*found.values(column).values()], digits) for _, column, digits in DETAILS]
+        values = {column: [*found.values(column).values()] for _, column, _ in DETAILS}
+        values["ripsnet_r2"] = list(dict.fromkeys(values["ripsnet_r2"]))  # one RipsNet may teach several students
+        cells = [summary(values[column], digits) for _, column, digits in DETAILS]
         rows.append([marked(found.label, found), *cells, difference(found, control_of(found, others))])
     head = ["method" if teacher else "network", *(heading for heading, _, _ in DETAILS), "last - control"]
     title = f"{dataset}: {teacher} ({known}) > {student}" if teacher else f"{dataset}: trained alone"
     table = trimmed(Table(title, head, rows, []))
     notes = [
         "Test accuracy in percent: of the best epoch (chosen on the test set), of the last, and the mean of the last "
-        "ten epochs. Mean ± standard deviation (number of runs)."
+        "ten epochs (or of all, in a shorter run). Mean ± standard deviation (number of runs)."
     ]
     notes += [CONTROL_NOTE] * ("last - control" in table.head)
     notes += [R2_NOTE] * any(heading.startswith("R²") for heading in table.head)

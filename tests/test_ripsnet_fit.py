@@ -302,7 +302,7 @@ def test_no_clouds_names_stage_2():
 def test_spec_and_quality_without_the_clouds_name_the_missing_file(kind):
     make_clouds()
     (CLOUDS / kind / "00001.npy").unlink()
-    with pytest.raises(UserError, match=f"{kind}/00001.npy: missing or damaged; .*generate_PCD_PI.py .*num_clouds 10"):
+    with pytest.raises(UserError, match=f"{kind}/00001.npy: missing or damaged .*generate_PCD_PI.py .*num_clouds 10"):
         fit()
 
 
