@@ -140,7 +140,7 @@ def test_every_script_computes_with_kernels_that_repeat_themselves_and_without_t
 
 
 @pytest.mark.parametrize("script", ["train_student", "reproduce"])
-def test_a_reader_that_goes_away_gets_no_traceback(tmp_path, script):
+def test_a_reader_that_goes_away_gets_no_traceback(script):
     process = subprocess.Popen(
         [sys.executable, ROOT / f"{script}.py", "--list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
