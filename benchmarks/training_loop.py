@@ -66,7 +66,7 @@ def bare(images: ImageSet, amp: str) -> Iterator[int]:
     student, teacher = networks()
     teacher, kd = fold_batchnorm(teacher), KD()
     optimizer = make_optimizer(SimpleNamespace(parameters=student.parameters), OPTIONS)
-    batch, labels = next(TrainLoader(images, BATCH, seed=0).epoch(1))
+    batch, labels, _ = next(TrainLoader(images, BATCH, seed=0).epoch(1))
     student.train()
     while True:
         with autocast(batch.device, amp):

@@ -6,8 +6,9 @@ import torch
 
 from .cifar import cifar10, cifar100
 from .digits import digits
-from .info import DatasetInfo, DatasetUnavailable
-from .loader import EpochPlan, ImageSet, TrainLoader, test_batches
+from .images import EpochPlan, ImageSet
+from .info import DatasetInfo, DatasetUnavailable, check_split
+from .loader import TrainLoader, test_batches
 
 __all__ = [
     "DatasetInfo",
@@ -26,14 +27,15 @@ dataset_dict: dict[str, DatasetInfo] = {info.name: info for info in (cifar100, c
 def load_dataset(name: str, data_dir: str, device: torch.device | str = "cpu") -> tuple[ImageSet, ImageSet]:
     """The training and the test set of a name in dataset_dict, whole on the device as uint8.
 
-    ValueError for an unknown name; DatasetUnavailable if its files are not in data_dir and cannot be downloaded.
+    ValueError for an unknown name, and for images or labels that are not as its DatasetInfo has it;
+    DatasetUnavailable if its files are not in data_dir and cannot be downloaded.
     """
     if name not in dataset_dict:
         near = get_close_matches(name.lower(), dataset_dict, n=1, cutoff=0.0)[0]
         raise ValueError(f"unknown data set {name!r}: did you mean {near!r}? Known: {', '.join(dataset_dict)}")
     info = dataset_dict[name]
-    train, test = (
-        ImageSet(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device), info)
-        for images, labels in info.load(data_dir)
-    )
-    return train, test
+    sets = []
+    for split, (images, labels) in zip(("training set", "test set"), info.load(data_dir), strict=True):
+        check_split(info, split, images, labels)
+        sets.append(ImageSet(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device), info))
+    return tuple(sets)

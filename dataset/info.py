@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Split = tuple[np.ndarray, np.ndarray]
+Split = tuple[np.ndarray, np.ndarray]  # images and labels
+Span = tuple[int, int, int]  # an epoch, the first of some positions of its order, and their end
 
 
 class DatasetUnavailable(RuntimeError):
@@ -33,3 +34,36 @@ class DatasetInfo:
     image_size: int = 32
     padding: int = 4
     class_names: Callable[[str], list[str]] | None = None
+
+
+def check_split(info: DatasetInfo, split: str, images: np.ndarray, labels: np.ndarray) -> None:
+    """Raise ValueError with one line if the images and labels that `load` gave are not as DatasetInfo has it.
+
+    split: what the line calls them, 'training set' or 'test set'.
+    """
+
+    def refuse(found: str, expected: str):
+        raise ValueError(f"{info.name}, {split}: found {found}, expected {expected}")
+
+    if info.num_classes < 2:
+        refuse(f"num_classes {info.num_classes}", "at least 2 classes")
+    for name, array, dtype, shape in (
+        ("images", images, np.dtype(np.uint8), ("N", info.image_size, info.image_size, 3)),
+        ("labels", labels, np.dtype(np.int64), ("N",)),
+    ):
+        if not isinstance(array, np.ndarray):
+            refuse(f"{name} as {type(array).__name__}", "a NumPy array")
+        if array.dtype != dtype:
+            refuse(f"{name} of type {array.dtype}", str(dtype))
+        if array.ndim != len(shape) or array.shape[1:] != shape[1:]:
+            refuse(f"{name} of shape {array.shape}", f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})")
+    if len(images) != len(labels):
+        refuse(f"{len(images)} images and {len(labels)} labels", "a label for each image")
+    if not len(images):
+        refuse("no images", "at least one")
+    outside = labels[(labels < 0) | (labels >= info.num_classes)]
+    if len(outside):
+        refuse(
+            f"label {outside[0]} ({len(outside)} of {len(labels)} labels are out of range)",
+            f"0 to {info.num_classes - 1}, as num_classes is {info.num_classes}",
+        )

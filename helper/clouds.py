@@ -110,21 +110,23 @@ class Embedder:
             self.model = fold_batchnorm(model)
         else:  # a copy, so that the running statistics of the network itself stay untouched
             self.model = copy.deepcopy(model).train()
-        self.plan_number, self.plan = None, None
 
     @torch.no_grad()
     def clouds(self, start: int, stop: int) -> Iterator[Tensor]:
         """Clouds start to stop - 1 in order, as float32 tensors (count, n, d), a forward each."""
+        points = self.loader.batch_size
+        for images, _, _ in self.loader.spans(self.spans(start, stop)):
+            features, logits = self.model(images, is_feat=True)
+            yield as_cloud(read_layer(features, logits, self.layer)).view(len(images) // points, points, -1)
+
+    def spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """The images of clouds start to stop - 1, a forward each: a pass, the first of its positions, and their end."""
         n, per_pass = self.loader.batch_size, len(self.loader)
         at_once = max(1, IMAGES_A_FORWARD[self.loader.image_set.device.type] // n) if self.bn == "eval" else 1
         while start < stop:
             number, first = divmod(start, per_pass)
-            if number != self.plan_number:
-                self.plan_number, self.plan = number, self.loader.plan(number)
             last = min(first + at_once, per_pass, first + stop - start)
-            images, _ = self.plan.images(first * n, last * n)
-            features, logits = self.model(images, is_feat=True)
-            yield as_cloud(read_layer(features, logits, self.layer)).view(last - first, n, -1)
+            yield number, first * n, last * n
             start += last - first
 
 

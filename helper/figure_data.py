@@ -102,7 +102,7 @@ def common_front(names: list[str]) -> str:
 def mini_batches(args, count: int) -> list[Tensor]:
     """The images (B, 3, H, W) of the first `count` whole training batches, shuffled and augmented by --seed."""
     train_set, _ = load_data(args)
-    return [images for images, _ in islice(cloud_loader(train_set, args).epoch(0), count)]
+    return [images for images, _, _ in islice(cloud_loader(train_set, args).epoch(0), count)]
 
 
 @torch.no_grad()
@@ -202,7 +202,7 @@ def images_of_classes(images: ImageSet, classes: list[int], count: int, seed: in
 
 def pooled_features(network: Network, images: ImageSet, index: Tensor) -> np.ndarray:
     """The pooled features (N, d) of the images with these numbers, not augmented."""
-    batches = (images.normalize(images.images[part]) for part in index.split(IMAGES_A_FORWARD))
+    batches = (batch for batch, _ in images.plain(index.split(IMAGES_A_FORWARD)))
     return torch.cat(layer_outputs(network, batches, -1, "--path_s")).numpy()
 
 

@@ -173,11 +173,8 @@ def train_steps(
     """Train on an epoch's batches from number `start` on; yields the number of batches done, after each."""
     objective.train()
     objective.begin(epoch)
-    plan = loader.plan(epoch)
-    for step in range(start, len(loader)):
-        span = loader.span(step)
-        images, labels = plan.images(*span)
-        logits, terms = objective(images, labels, plan.order[slice(*span)])
+    for step, (images, labels, indices) in enumerate(loader.epoch(epoch, start), start):
+        logits, terms = objective(images, labels, indices)
         loss = objective.total(terms)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

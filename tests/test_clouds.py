@@ -64,7 +64,7 @@ def teacher(seed):
             module.momentum = None  # the mean over all batches
     train, _ = load_dataset("noise", "")
     with torch.no_grad():
-        for images, _ in TrainLoader(train, 32, seed).epoch(0):
+        for images, _, _ in TrainLoader(train, 32, seed).epoch(0):
             model(images)
     about = {"arch": "resnet8", "num_classes": CLASSES, "dataset": "noise", "accuracy": 33.0}
     file = io.BytesIO()
@@ -133,7 +133,7 @@ def released_recipe(clouds, dim):
 def batches(passes=2, points=POINTS, seed=1):
     """The images of the clouds, in order."""
     loader = TrainLoader(load_dataset("noise", "")[0], points, seed, drop_last=True)
-    return [images for number in range(passes) for images, _ in loader.epoch(number)]
+    return [images for number in range(passes) for images, _, _ in loader.epoch(number)]
 
 
 def plain_forward(layer=-1, train=False):

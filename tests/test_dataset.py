@@ -1,5 +1,6 @@
 """dataset/: the batched augmentation against torchvision's transforms, the loaders, and the readers of each set."""
 
+import hashlib
 import pickle
 from urllib.error import URLError
 
@@ -11,7 +12,7 @@ from scipy.stats import chisquare
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from dataset import DatasetUnavailable, ImageSet, TrainLoader, dataset_dict, load_dataset, test_batches
+from dataset import DatasetInfo, DatasetUnavailable, ImageSet, TrainLoader, dataset_dict, load_dataset, test_batches
 
 CIFAR = dataset_dict["cifar100"]
 
@@ -33,11 +34,11 @@ def torchvision_image(pixels, info, top=None, left=None, flip=False):
 
 def test_training_images_equal_torchvisions_bit_for_bit():
     train = image_set(300)
-    plan = TrainLoader(train, 64, seed=0).plan(0)
-    images, labels = plan.images(0, 300)
+    plan = train.plan(0, 0)
+    images, labels, indices = plan.images(0, 300)
     assert images.shape == (300, 3, 32, 32) and images.dtype == torch.float32
     assert images.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(labels, plan.order)
+    assert torch.equal(labels, plan.order) and torch.equal(indices, plan.order)
     for i in range(300):
         top, left, flip = plan.top[i].item(), plan.left[i].item(), plan.flip[i].item()
         assert torch.equal(images[i], torchvision_image(train.images[plan.order[i]], CIFAR, top, left, flip)), i
@@ -45,9 +46,8 @@ def test_training_images_equal_torchvisions_bit_for_bit():
 
 def test_every_offset_equals_torchvisions():
     train = image_set(1)
-    loader = TrainLoader(train, 1, seed=0)
     top, left, flip = torch.cartesian_prod(torch.arange(9), torch.arange(9), torch.arange(2)).unbind(1)
-    images = train.normalize(loader.crop(torch.zeros_like(top), top, left, flip.bool()))
+    images = train.normalize(train.crop(torch.zeros_like(top), top, left, flip.bool()))
     for image, *offsets in zip(images, top, left, flip, strict=True):
         assert torch.equal(image, torchvision_image(train.images[0], CIFAR, *(value.item() for value in offsets)))
 
@@ -60,7 +60,7 @@ def test_normalize_equals_torchvisions_for_every_byte():
 
 
 def test_offsets_and_flips_are_uniform():
-    plan = TrainLoader(image_set(40_000, size=1), 64, seed=3).plan(0)
+    plan = image_set(40_000, size=1).plan(3, 0)
     cells = torch.bincount((plan.top * 9 + plan.left) * 2 + plan.flip.long(), minlength=162)
     assert len(cells) == 162
     assert chisquare(cells.numpy()).pvalue > 0.01
@@ -77,9 +77,10 @@ def test_offsets_and_flips_are_uniform():
 def test_an_epoch_shows_every_image_once(count, batch_size, drop_last, sizes):
     loader = TrainLoader(image_set(count), batch_size, seed=0, drop_last=drop_last)
     batches = list(loader.epoch(0))
-    assert [len(images) for images, _ in batches] == sizes == [len(labels) for _, labels in batches]
+    assert [list(map(len, batch)) for batch in batches] == [[size] * 3 for size in sizes]
     assert len(loader) == len(sizes)
-    seen = torch.cat([labels for _, labels in batches]).tolist()
+    assert all(torch.equal(labels, indices) for _, labels, indices in batches)
+    seen = torch.cat([labels for _, labels, _ in batches]).tolist()
     assert len(set(seen)) == len(seen) == sum(sizes)
     assert seen != sorted(seen)
 
@@ -112,17 +113,72 @@ def test_start_equals_skipping(drop_last):
 
 def test_images_do_not_depend_on_the_batch_size():
     train = image_set(50)
-    plan = TrainLoader(train, 64, seed=0).plan(4)
-    images, labels = plan.images(0, 50)
-    assert torch.equal(labels, plan.labels)
+    whole = next(train.augmented(0, [(4, 0, 50)]))
     for size in (1, 16, 50):
-        batches = list(TrainLoader(train, size, seed=0).epoch(4))
-        assert torch.equal(torch.cat([batch for batch, _ in batches]), images)
-        assert torch.equal(torch.cat([batch for _, batch in batches]), labels)
-    assert torch.equal(plan.images(13, 29)[0], images[13:29])
-    for start, stop in ((-1, 3), (3, 3), (0, 51)):
-        with pytest.raises(ValueError, match="of an epoch of 50 images"):
-            plan.images(start, stop)
+        batches = zip(*TrainLoader(train, size, seed=0).epoch(4), strict=True)
+        assert all(torch.equal(torch.cat(parts), expected) for parts, expected in zip(batches, whole, strict=True))
+    for first, last in ((-1, 3), (3, 3), (0, 51)):
+        with pytest.raises(ValueError, match=f"positions {first} to {last} of an epoch of 50 images"):
+            next(train.augmented(0, [(4, first, last)]))
+
+
+def test_any_spans_of_any_epochs_can_be_asked_for():
+    loader = TrainLoader(image_set(50), 16, seed=5)
+    wholes = [next(loader.image_set.augmented(5, [(epoch, 0, 50)])) for epoch in (0, 1)]
+    requests = [(1, 13, 29), (0, 0, 48), (1, 49, 50), (1, 13, 29)]
+    batches = list(loader.spans(requests))
+    for (epoch, first, last), batch in zip(requests, batches, strict=True):
+        assert all(torch.equal(part, whole[first:last]) for part, whole in zip(batch, wholes[epoch], strict=True))
+
+
+@pytest.mark.parametrize("count, sizes", [(64, [12, 12, 12, 12, 12, 4]), (62, [12, 12, 12, 12, 12]), (60, [12] * 5)])
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_processes_share_every_batch(count, sizes, world):
+    train = image_set(count)
+    whole = next(train.augmented(0, [(3, 0, count)]))
+    loaders = [TrainLoader(train, 12, seed=0, rank=rank, world=world) for rank in range(world)]
+    if world < 4 and count == 62:
+        sizes = [*sizes, 2]  # two are too few for four
+    assert [len(loader) for loader in loaders] == [len(sizes)] * world
+    for number, shares in enumerate(zip(*(loader.epoch(3) for loader in loaders), strict=True)):
+        assert [len(share[1]) for share in shares] == [sizes[number] // world] * world
+        start = 12 * number
+        for parts, expected in zip(zip(*shares, strict=True), whole, strict=True):
+            assert torch.equal(torch.cat(parts), expected[start : start + sizes[number]])
+
+
+def test_processes_that_cannot_share_a_batch_are_refused():
+    with pytest.raises(ValueError, match="batch_size 12 cannot be shared equally by 5 processes"):
+        TrainLoader(image_set(50), 12, seed=0, world=5)
+
+
+def digest(*tensors):
+    return hashlib.sha256(b"".join(tensor.contiguous().numpy().tobytes() for tensor in tensors)).hexdigest()[:16]
+
+
+def test_batches_are_those_of_the_published_runs():
+    """Fixed digests of images, labels and order, so that a run of an earlier version can be repeated bit for bit."""
+    rng = np.random.RandomState(0)
+    pixels, labels = rng.randint(0, 256, (50, 32, 32, 3)).astype(np.uint8), rng.randint(0, 100, 50)
+    images = ImageSet(torch.from_numpy(pixels), torch.from_numpy(labels), CIFAR)
+    for seed, epoch, expected in (
+        (0, 1, ["b44ffd41298ac4b6", "3af3d84cdcdc4be3", "bcd0199f757ec477"]),
+        (0, 2, ["d51ee8f95975867e", "3cbd907fdb51ac00", "4596992229a380c2"]),
+        (7, 1, ["1855d480ea7fabd7", "c7e5d8710cbc3a99", "42103105420a1341"]),
+    ):
+        batches = zip(*TrainLoader(images, 16, seed).epoch(epoch), strict=True)
+        assert [digest(torch.cat(parts)) for parts in batches] == expected
+    batches = zip(*test_batches(images, 16), strict=True)
+    assert [digest(torch.cat(parts)) for parts in batches] == ["90a464a308506dc9", "8abe2df17014216b"]
+
+
+def test_plain_images_come_in_the_order_asked_for():
+    images = image_set(20)
+    requests = [torch.tensor([7, 3, 3]), torch.tensor([19])]
+    for (batch, labels), indices in zip(images.plain(requests), requests, strict=True):
+        assert torch.equal(labels, indices)
+        for image, index in zip(batch, indices, strict=True):
+            assert torch.equal(image, torchvision_image(images.images[index], CIFAR))
 
 
 def test_the_global_generators_stay_untouched():
@@ -149,14 +205,38 @@ def test_evaluation_counts_each_image_once(batch_size):
         assert torch.equal(images[i], torchvision_image(test.images[i], CIFAR))
 
 
-def test_wrong_tensors_are_refused():
-    images, labels = torch.zeros(4, 32, 32, 3, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)
-    with pytest.raises(TypeError, match="torch.float32.*expected uint8 and int64"):
-        ImageSet(images.float(), labels, CIFAR)
-    with pytest.raises(ValueError, match=r"\(4, 3, 32, 32\).*expected \(N, H, W, 3\)"):
-        ImageSet(images.permute(0, 3, 1, 2), labels, CIFAR)
-    with pytest.raises(ValueError, match=r"labels \(3,\)"):
-        ImageSet(images, labels[:3], CIFAR)
+IMAGES, LABELS = np.zeros((4, 32, 32, 3), np.uint8), np.arange(4)
+
+
+@pytest.mark.parametrize("images, labels, classes, expected", [
+    (IMAGES, np.array([0, 1, 100, 102]), 100,
+     "found label 100 (2 of 4 labels are out of range), expected 0 to 99, as num_classes is 100"),
+    (IMAGES, np.array([0, 1, 2, -1]), 100,
+     "found label -1 (1 of 4 labels are out of range), expected 0 to 99, as num_classes is 100"),
+    (IMAGES[:, :28, :28], LABELS, 4, "found images of shape (4, 28, 28, 3), expected (N, 32, 32, 3)"),
+    (IMAGES[..., 0], LABELS, 4, "found images of shape (4, 32, 32), expected (N, 32, 32, 3)"),
+    (IMAGES, LABELS[:, None], 4, "found labels of shape (4, 1), expected (N,)"),
+    (IMAGES, LABELS[:3], 4, "found 4 images and 3 labels, expected a label for each image"),
+    (IMAGES[:0], LABELS[:0], 4, "found no images, expected at least one"),
+    (IMAGES.astype(np.float32), LABELS, 4, "found images of type float32, expected uint8"),
+    (IMAGES, LABELS.astype(np.int32), 4, "found labels of type int32, expected int64"),
+    (IMAGES, [0, 1, 2, 3], 4, "found labels as list, expected a NumPy array"),
+])  # fmt: skip
+@pytest.mark.parametrize("split", ["training set", "test set"])
+def test_a_set_that_is_not_as_its_description_is_refused(images, labels, classes, expected, split, monkeypatch):
+    sets = {"training set": (IMAGES, LABELS), "test set": (IMAGES, LABELS)} | {split: (images, labels)}
+    info = DatasetInfo("mine", classes, (0.5,) * 3, (0.25,) * 3, True, lambda data_dir: tuple(sets.values()))
+    monkeypatch.setitem(dataset_dict, "mine", info)
+    with pytest.raises(ValueError) as failure:
+        load_dataset("mine", "")
+    assert str(failure.value) == f"mine, {split}: {expected}"
+
+
+def test_a_single_class_is_refused(monkeypatch):
+    info = DatasetInfo("mine", 1, (0.5,) * 3, (0.25,) * 3, True, lambda data_dir: ((IMAGES, 0 * LABELS),) * 2)
+    monkeypatch.setitem(dataset_dict, "mine", info)
+    with pytest.raises(ValueError, match="^mine, training set: found num_classes 1, expected at least 2 classes$"):
+        load_dataset("mine", "")
 
 
 def test_digits_hold_scikit_learns_images():
@@ -192,7 +272,7 @@ def test_digits_are_normalised_by_their_own_statistics_and_never_mirrored():
     scaled = train.images.double() / 255
     assert train.info.mean == pytest.approx(scaled.mean((0, 1, 2)).tolist(), abs=5e-5)
     assert train.info.std == pytest.approx(scaled.std((0, 1, 2)).tolist(), abs=5e-5)
-    plan = TrainLoader(train, 64, seed=0).plan(0)
+    plan = train.plan(0, 0)
     assert not plan.flip.any() and plan.top.unique().tolist() == list(range(9))
 
 

@@ -469,7 +469,7 @@ def test_the_log_means_over_images_and_the_short_batch_is_one_of_them():
     student = create_model("resnet8", CLASSES)
     student.load_state_dict(checkpoint.load("save_s_models/run/last.pth")["model"])  # as it began, for --lr 0
     loss, correct = 0.0, 0
-    for images, labels in TrainLoader(load_dataset("noise", "")[0], POINTS, seed=1).epoch(1):
+    for images, labels, _ in TrainLoader(load_dataset("noise", "")[0], POINTS, seed=1).epoch(1):
         logits = student(images).detach().double().numpy()  # in training mode
         loss -= np.log(softmax(logits)[np.arange(len(labels)), labels]).sum()
         correct += (logits.argmax(axis=1) == labels.numpy()).sum()

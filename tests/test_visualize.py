@@ -92,7 +92,7 @@ def training_clouds(model, count, seed=0):
     """Pooled features of the first batches, computed here."""
     loader = TrainLoader(load_dataset("noise", "")[0], POINTS, seed, drop_last=True)
     with torch.no_grad():
-        clouds = [model(images, is_feat=True)[0][-1] for images, _ in loader.epoch(0)][:count]
+        clouds = [model(images, is_feat=True)[0][-1] for images, _, _ in loader.epoch(0)][:count]
     return torch.stack(clouds)
 
 

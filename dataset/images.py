@@ -1,0 +1,135 @@
+"""Images on the device, and their augmentation as batched tensor work there.
+
+Training batches have the distribution of torchvision's RandomCrop(32, padding=4), RandomHorizontalFlip, ToTensor and
+Normalize, and equal it bit for bit given the same offsets.
+"""
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .info import DatasetInfo, Span
+
+
+class Normalization:
+    """uint8 (B, H, W, 3) to float32 (B, 3, H, W) in channels_last, bit-equal to ToTensor and Normalize."""
+
+    def __init__(self, info: DatasetInfo, device: torch.device):
+        # Tensors on the device, 255 too: CUDA divides by a Python number by multiplying with its rounded reciprocal.
+        self.white, self.mean, self.std = (
+            torch.tensor(value, dtype=torch.float32, device=device) for value in (255.0, info.mean, info.std)
+        )
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images.float().div_(self.white).sub_(self.mean).div_(self.std).permute(0, 3, 1, 2)
+
+
+class ImageSet:
+    """A labelled set of images, whole on one device.
+
+    images: uint8 (N, H, W, 3); labels: int64 (N,); both on the same device (`load_dataset` checks them).
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, info: DatasetInfo):
+        self.images = images.contiguous()
+        self.labels = labels
+        self.info = info
+        self.normalize = Normalization(info, images.device)
+        self._plan = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
+    def augmented(self, seed: int, requests: Iterable[Span]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Shuffled and augmented images, a batch for each request, in the order of the requests.
+
+        requests: (epoch, first, last) asks for positions first to last - 1 of that epoch's order. What stands at a
+        position follows from (seed, epoch) alone, however an epoch is cut into batches.
+        Yields images float32 (B, 3, H, W) in channels_last, labels int64 (B,), and indices int64 (B,) in this set.
+        """
+        for epoch, first, last in requests:
+            yield self.plan(seed, epoch).images(first, last)
+
+    def plain(self, requests: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images without augmentation, a batch for each request; a request is an int64 tensor (B,) of indices.
+
+        Yields images float32 (B, 3, H, W) in channels_last, and labels int64 (B,).
+        """
+        for indices in requests:
+            indices = indices.to(self.device)
+            yield self.normalize(self.images[indices]), self.labels[indices]
+
+    def plan(self, seed: int, epoch: int) -> "EpochPlan":
+        """The random choices of an epoch; those last asked for are kept."""
+        if self._plan is None or (self._plan.seed, self._plan.epoch) != (seed, epoch):
+            self._plan = EpochPlan(self, seed, epoch)
+        return self._plan
+
+    def crop(self, indices: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
+        """Crops of the padded images, mirrored where flip is set.
+
+        indices, top, left: int64 (B,), the latter in the padded image; flip: bool (B,). Returns uint8 (B, H, W, 3).
+        """
+        _, height, width, _ = self._padded.shape
+        down, across = self._axes
+        # One gather of whole pixels crops and mirrors at once: faster than a strided view of all crops and a flip.
+        rows = (indices * height + top)[:, None] + down
+        columns = left[:, None] + torch.where(flip[:, None], across.flip(0), across)
+        position = rows[:, :, None] * width + columns[:, None, :]
+        return self._padded.view(-1, 3).index_select(0, position.view(-1)).view(*position.shape, 3)
+
+    @cached_property
+    def _padded(self) -> Tensor:
+        """The images with padding of 0 before normalisation: the border is black, not the mean colour."""
+        padding = self.info.padding
+        return F.pad(self.images, (0, 0, padding, padding, padding, padding))
+
+    @cached_property
+    def _axes(self) -> list[Tensor]:
+        """The numbers of the rows and of the columns of an image."""
+        return [torch.arange(n, device=self.device) for n in self.images.shape[1:3]]
+
+
+class EpochPlan:
+    """Every random choice of one epoch, as tensors on the device; position i shows image order[i].
+
+    The numbers follow from (seed, epoch) alone and are drawn at once on the CPU: any batch of any epoch can be had
+    without those before it, on CPU and GPU alike, and the global generators stay untouched.
+
+    order, top, left: int64 (N,), the image and the upper left corner of its crop in the padded image;
+    flip: bool (N,); labels: int64 (N,), in the epoch's order.
+    """
+
+    def __init__(self, image_set: ImageSet, seed: int, epoch: int):
+        info, count = image_set.info, len(image_set)
+        rng = np.random.default_rng(np.random.SeedSequence((seed, epoch)))
+        choices = np.empty((4, count), dtype=np.int64)
+        choices[0] = rng.permutation(count)
+        choices[1:3] = rng.integers(0, 2 * info.padding + 1, size=(2, count))
+        choices[3] = rng.integers(0, 2, size=count) if info.flip else 0
+
+        self.seed, self.epoch = seed, epoch
+        self._set = image_set
+        self.order, self.top, self.left, flip = torch.from_numpy(choices).to(image_set.device)
+        self.flip = flip.bool()
+        self.labels = image_set.labels[self.order]
+
+    def images(self, first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, labels and indices at positions first to last - 1. ValueError unless 0 <= first < last <= N."""
+        check_span(first, last, len(self.order))
+        span = slice(first, last)
+        crops = self._set.crop(self.order[span], self.top[span], self.left[span], self.flip[span])
+        return self._set.normalize(crops), self.labels[span], self.order[span]
+
+
+def check_span(first: int, last: int, count: int) -> None:
+    if not 0 <= first < last <= count:
+        raise ValueError(f"positions {first} to {last} of an epoch of {count} images")
