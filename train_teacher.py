@@ -3,51 +3,52 @@
     python train_teacher.py --model resnet56                     # CIFAR-100, 240 epochs
     python train_teacher.py --model resnet56 --trial 2 --amp bf16
     python train_teacher.py --model resnet56 --resume            # continue after an interruption
+    python train_teacher.py --config save_t_models/<run>/args.json --trial 2    # the same options again, another seed
 
 Writes save_t_models/<model>_<dataset>_trial<n>/ (best.pth, last.pth, log.csv, args.json, TensorBoard), and when it ends
 results/runs/<run>.csv and results/logs/<run>.csv.
 """
 
-import torch
+import helper.cli.early  # isort: split
 
 from dataset import TrainLoader
+from helper.cli.parser import Parser, read, run
+from helper.cli.types import model, model_help
 from helper.data import load_data, num_classes
-from helper.loop import Objective, fit, seed_everything
-from helper.options import (
-    MODEL_HELP,
-    Parser,
-    add_batch_size,
-    add_data_options,
-    add_training_options,
-    model,
-    resolve_training,
-    run,
-)
-from helper.runs import TEACHERS, Run, results_row
-from models import create_model
+from helper.files.paths import TEACHERS
+from helper.files.run import Run, results_row
+from helper.settings import Data, Repetition, Training, plain
+from helper.student.build import build_student
+from helper.student.names import schedule, teacher_name
+from helper.training.loop import fit
+from helper.training.objective import Objective
 
 
 def get_args_parser() -> Parser:
     parser = Parser(description=__doc__)
-    parser.add_argument("--model", type=model, default="resnet110", help=f"{MODEL_HELP} (default: %(default)s)")
-    add_data_options(parser)
-    add_batch_size(parser)
-    add_training_options(parser)
+    parser.add_argument("--model", type=model, default="resnet110", help=f"{model_help()} (default: %(default)s)")
+    parser.add_settings("data and device", Data)
+    parser.add_settings("training", Training)
+    parser.add_settings("run", Repetition)
+    parser.add_config()
     return parser
 
 
 def main(args) -> None:
-    resolve_training(args, args.model)
-    teacher_run = Run(TEACHERS / (args.name or f"{args.model}_{args.dataset}_trial{args.trial}"), args)
-    seed_everything(args.seed)
-    network = create_model(args.model, num_classes(args)).to(args.device, memory_format=torch.channels_last)
-    train_set, test_set = load_data(args)
+    data, training = read(args, Data), read(args, Training).resolved(args.model)
+    repetition, classes = read(args, Repetition).resolved(), num_classes(args.dataset)
+    name = repetition.name or teacher_name(args.model, data, training, repetition)
+    options = {"model": args.model, **plain(data, training, repetition)}
+    teacher_run = Run(TEACHERS / name, options, data.device, repetition.resume)
 
-    loader = TrainLoader(train_set, args.batch_size, args.seed)
-    about = {"arch": args.model, "num_classes": num_classes(args), "dataset": args.dataset}
-    history = fit(Objective(network, {"ce": 1.0}, args.amp), loader, test_set, teacher_run, args, about)
-    teacher_run.finish(history, results_row(history, method="CE", student=args.model))
+    network = build_student(args.model, classes, repetition.seed, data.device)
+    train_set, test_set = load_data(data)
+    loader = TrainLoader(train_set, training.batch_size, repetition.seed)
+    about = {"arch": args.model, "num_classes": classes, "dataset": data.dataset}
+    history = fit(Objective(network, {"ce": 1.0}, training.amp), loader, test_set, teacher_run, training, about)
+    row = results_row(history, method="CE", student=args.model, schedule=schedule(training, args.model))
+    teacher_run.finish(history, row)
 
 
 if __name__ == "__main__":
-    run(main, get_args_parser())
+    run(main, get_args_parser)

@@ -1,1 +1,12 @@
-"""What the scripts share: options, run folders, checkpoints, the training loop, clouds on disk, the student's loss."""
+"""What the scripts share, in rooms; imports go down only:
+
+report/       rows, tables, scores of a network, figures
+experiments/  the catalogue of experiments, their jobs, and running these
+student/      the student's loss, its weights, its name, the topology term
+clouds/       point clouds on disk, embedding, fitting a RipsNet
+training/     the training loop
+networks.py   a network from anybody's checkpoint;  data.py  the data set that the options name
+files/        whole files, locks, checkpoints, run folders, paths, provenance
+settings.py   every option, declared once;  errors.py  how a program ends that cannot go on
+cli/          parsers made from the settings, for the scripts
+"""

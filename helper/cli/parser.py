@@ -1,0 +1,197 @@
+"""Parsers made from the settings, and `run`, with which every script starts and ends.
+
+A script's `main` gets the parsed options; `read(args, Section)` makes the value of a section from them. Anything wrong
+with what the user gave is raised as `UserError`, one line; `run` prints that line and exits with the error's code.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from ..errors import Interrupted, UserError
+from ..settings import Number, declared
+from . import types
+
+Section = TypeVar("Section")
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line, without the usage text."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def add_settings(
+        self, title: str | None, section: type, only: Sequence[str] = (), without: Sequence[str] = (), **changed: Any
+    ) -> None:
+        """Add the options that a section declares, in a group with a title. An option that an earlier section has
+        declared too is shared.
+
+        only: these alone; without: all but these. changed: defaults that differ for this script, by name; REQUIRED
+        makes an option required, and None one that may be left out.
+        """
+        known = {action.dest for action in self._actions}
+        group = self.add_argument_group(title) if title else self
+        fields = {field.name: field.default for field in dataclasses.fields(section)}
+        for name, entry in declared(section).items():
+            if name in known or name in without or (only and name not in only):
+                continue
+            default = changed.get(name, fields[name])
+            group.add_argument(*entry.flags, f"--{name}", **_argument(entry, default, name in changed))
+
+    def add_config(self) -> None:
+        """Add --config, which `written_out` replaces by the options of an earlier run."""
+        self.add_argument(
+            "--config",
+            metavar="FILE",
+            help="args.json of an earlier run, whose options are taken; those given beside it win",
+        )
+
+    def written_out(self, argv: Sequence[str]) -> list[str]:
+        """The command line with the options of --config FILE in place of it, before those given."""
+        given = list(argv)
+        if any(action.dest == "config" for action in self._actions):
+            for place, text in enumerate(given):
+                if text == "--config" and place + 1 < len(given):
+                    given = self._configured(Path(given[place + 1])) + given[:place] + given[place + 2 :]
+                    break
+                if text.startswith("--config="):
+                    path = Path(text.removeprefix("--config="))
+                    given = self._configured(path) + given[:place] + given[place + 1 :]
+                    break
+        return given
+
+    def _configured(self, path: Path) -> list[str]:
+        """The options of the command that args.json holds."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            command = shlex.split(content["command"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise UserError(f"--config: {path} is not the args.json of a run, which holds its command") from None
+        if command[1:2] != [self.prog]:
+            raise UserError(
+                f"--config: {path} is of {' '.join(command[1:2]) or 'nothing'}, expected one of {self.prog}"
+            )
+        return command[2:]
+
+
+def _argument(entry: Any, default: Any, is_changed: bool) -> dict[str, Any]:
+    """The keywords of add_argument for a declaration."""
+    text = entry.help
+    if entry.kind == "flag":
+        return {"action": "store_true", "help": text}
+    options: dict[str, Any] = {"metavar": entry.metavar}
+    if default is dataclasses.MISSING and entry.kind != "device":
+        options["required"] = True
+    else:
+        options["default"] = types.default_device() if entry.kind == "device" else default
+    if entry.many:
+        options["nargs"] = "+"
+        if options.get("default") is not None:
+            options["default"] = list(options["default"])
+    if isinstance(entry.kind, Number):
+        options["type"] = types.number(entry.kind)
+    elif isinstance(entry.kind, tuple):
+        options["choices"] = list(entry.kind)
+    elif entry.kind == "dataset":
+        options["choices"] = types.dataset_names()
+    else:
+        options["type"] = types.TYPES[entry.kind]
+    if entry.kind == "method":
+        text = f"{text}: {types.method_help()}"
+    if is_changed:  # the declared text tells the declared default
+        text = text.split(" (default:")[0]
+    if "(default:" not in text and options.get("default") not in (None, []):
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+        text = f"{text} (default: {shown})".lstrip()
+    options["help"] = text
+    return options
+
+
+class Listing(argparse.Action):
+    """An option that prints the text that a function makes, and exits."""
+
+    def __init__(self, option_strings, dest, text: Callable[[], str], **kwargs):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, **kwargs)
+        self.text = text
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        print(self.text(), flush=True)
+        parser.exit()
+
+
+def read(args: argparse.Namespace, section: type[Section], **changed: Any) -> Section:
+    """The value of a section from the parsed options. Options that the script has not take their defaults. changed:
+    values that replace those given."""
+    given = {name: getattr(args, name) for name in declared(section) if hasattr(args, name)}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    return section(**given | changed)
+
+
+def exact_kernels() -> None:
+    """For all scripts alike: cuDNN's kernels repeat themselves, and float32 is not rounded to TF32 unasked."""
+    import torch
+
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def run(main: Callable[[argparse.Namespace], None], make_parser: Callable[[], Parser]) -> None:
+    """Parse the command line, call `main(args)`, and turn a UserError into its one line and exit code. Ends quietly,
+    with exit code 1, when nobody reads its output any more."""
+    program = os.path.basename(sys.argv[0])
+    _open_streams()
+    try:
+        parser = make_parser()
+        sys.argv[1:] = parser.written_out(sys.argv[1:])  # so that the command which a run records is complete
+        args = parser.parse_args()
+        if "torch" in sys.modules:  # what only reads tables does not load it
+            exact_kernels()
+            if getattr(args, "num_threads", None):
+                sys.modules["torch"].set_num_threads(args.num_threads)
+        main(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on, as after `| head`; the interpreter must not write at its end either
+        _silence(sys.stdout)
+        sys.exit(1)
+    except UserError as error:
+        _say(f"{program}: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _say(f"{program}: interrupted; what was finished is kept")
+        sys.exit(Interrupted.exit_code)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        _silence(sys.stdout)  # the output itself cannot be written, as on a full disk
+        _say(f"{program}: cannot write its output: {error.strerror}")
+        sys.exit(1)
+
+
+def _open_streams() -> None:
+    """Output that is closed goes nowhere, and a character that a terminal cannot show is replaced."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _silence(stream: Any) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)

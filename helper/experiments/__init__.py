@@ -1,0 +1,1 @@
+"""The experiments: what is run, in which order, and running it."""

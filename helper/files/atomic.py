@@ -1,0 +1,93 @@
+"""Files written whole or not at all: to a temporary name, flushed to the disk and renamed.
+
+A kill or a full disk at any moment leaves the last good file in place.
+"""
+
+import contextlib
+import csv
+import errno
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import RunStopped, UserError
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+def write_bytes(path: Path, data: bytes, option: str | None = None) -> None:
+    """Write a file. A failed write leaves an existing file as it was.
+
+    option: the option that named the path, if one did: a wrong path is the user's, and raises UserError instead of
+    RunStopped.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error, option) from None
+
+
+def cannot_write(path: Path, error: OSError, option: str | None = None) -> UserError:
+    """The error for a path that cannot be written, which says what is wrong and what to do."""
+    if error.errno in FULL:
+        return RunStopped(
+            f"cannot write {path}: {error.strerror}; what was saved before is intact: make room, then run the same "
+            "command again (a training run with --resume)"
+        )
+    what = f"cannot write {path}: {error.strerror}"
+    if option is not None:
+        return UserError(f"{option}: {what}; give another path")
+    return RunStopped(f"{what}; what was saved before is intact")
+
+
+def write_json(path: Path, value: Any, option: str | None = None) -> None:
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode(), option)
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file. UserError if the file holds anything else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: not readable as JSON ({error}); remove it to have it regenerated, or copy it again"
+        ) from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds a {type(value).__name__}, expected a JSON object; copy it again or remove it")
+    return value
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_bytes(path, buffer.getvalue())
+
+
+def npz(arrays: dict[str, np.ndarray]) -> bytes:
+    """The arrays as a compressed .npz file; equal arrays make equal bytes."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def csv_bytes(rows: Sequence[dict]) -> bytes:
+    """CSV of the rows; columns in the order of their first appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()

@@ -1,0 +1,72 @@
+"""A folder in use by one process: locked as long as the process lives, by the operating system, over NFS too.
+
+The lock goes with the process however it ends. Beside it lies a note of who holds it, for the message to others.
+"""
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ..errors import UserError
+from .atomic import cannot_write
+
+LOCK, OWNER = ".lock", ".lock.owner"
+
+
+class InUse(UserError):
+    """A folder in which another process works."""
+
+
+_held: dict[Path, FileLock] = {}  # for the process's whole life, unless released
+
+
+def hold(folder: Path) -> None:
+    """Lock a folder, which is made if it is not there. A folder that this process holds already stays so.
+
+    Raises:
+        InUse: when another process holds it.
+    """
+    key = folder.resolve()
+    if key in _held:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise InUse(f"{folder}: in use by {owner(folder)}; wait until it ends, or stop it") from None
+    except OSError as error:
+        raise cannot_write(folder / LOCK, error) from None
+    _held[key] = lock
+    with contextlib.suppress(OSError):  # a note only
+        (folder / OWNER).write_text(f"process {os.getpid()} on host {socket.gethostname()}\n")
+
+
+def release(folder: Path) -> None:
+    """Give up a folder that this process holds."""
+    lock = _held.pop(folder.resolve(), None)
+    if lock is not None:
+        with contextlib.suppress(OSError):
+            (folder / OWNER).unlink(missing_ok=True)
+        lock.release()
+
+
+def in_use(folder: Path) -> str | None:
+    """Who works in a folder, if it is another process; None if nobody does."""
+    if folder.resolve() in _held or not (folder / LOCK).is_file():
+        return None
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            return None
+    except Timeout:
+        return owner(folder)
+
+
+def owner(folder: Path) -> str:
+    try:
+        return (folder / OWNER).read_text().strip() or "another process"
+    except OSError:
+        return "another process"

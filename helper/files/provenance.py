@@ -1,0 +1,56 @@
+"""What a run's numbers depend on beside its options: versions, commit, device and the command itself."""
+
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from .paths import ROOT
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that numbers depend on, without importing them."""
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    for package in ("torchvision", "numpy", "gudhi"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def git_commit() -> str:
+    """The repository's commit, with '+' where files differ from it; 'unknown' outside git."""
+
+    def ask(*command: str) -> str:
+        return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        commit = ask("rev-parse", "--short=12", "HEAD")
+        changed = ask("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{commit}+" if changed else commit
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else []:
+        if line.startswith("model name"):
+            name = line.split(":", 1)[1].strip()
+            break
+    return f"{name} ({torch.get_num_threads()} threads)"
+
+
+def command() -> str:
+    """The command that makes the run from its beginning, which is the same whether it was resumed or not."""
+    options = [option for option in sys.argv[1:] if option != "--resume"]
+    return shlex.join(["python", os.path.basename(sys.argv[0]), *options])

@@ -1,0 +1,148 @@
+"""A training run's folder, and what a run leaves behind when it ends: its log and one row of results."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import UserError
+from ..settings import NOT_PART_OF_A_RUN, SECTIONS, defaults
+from . import checkpoint, lock
+from .atomic import csv_bytes, write_bytes, write_json
+from .paths import ROWS, log_file, row_file
+from .provenance import command, device_name, git_commit, versions
+
+# Of an option that came later than a checkpoint, which then means its default.
+DEFAULTS = {name: value for section in reversed(SECTIONS) for name, value in defaults(section).items()}
+
+
+class Run:
+    """A training run's folder. `start` makes it, or refuses to mix two runs in one folder.
+
+    options: the resolved options as plain values, as `settings.plain` makes them.
+    may_grow: options that a resumed run may have otherwise, because whoever resumes it checks them.
+    """
+
+    may_grow = frozenset({"epochs", "lr_decay_epochs"})
+
+    def __init__(self, folder: Path, options: dict[str, Any], device: torch.device, resume: bool):
+        self.folder, self.options, self.device, self.resume = Path(folder), options, device, resume
+        self.name = self.folder.name
+        self.commit = git_commit()
+        self.devices = [device_name(device)]  # several where a run was resumed with other threads or elsewhere
+        self.was_complete = False
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "best.pth"
+
+    @property
+    def part_of_it(self) -> dict[str, Any]:
+        """The options that change what the run computes."""
+        return {name: value for name, value in self.options.items() if name not in NOT_PART_OF_A_RUN}
+
+    def hold(self) -> None:
+        """Lock the folder for this process; UserError where another one works in it."""
+        lock.hold(self.folder)
+
+    def start(self, fields: checkpoint.Fields) -> dict | None:
+        """The checkpoint to continue from, None for a fresh run. Locks the folder, writes args.json of a fresh run."""
+        self.hold()
+        state = checkpoint.load_latest(self.folder, self.device, fields | {"args": dict}, "a checkpoint of this run")
+        if state is None:
+            write_json(
+                self.folder / "args.json",
+                {
+                    "args": self.options,
+                    "command": command(),
+                    "commit": self.commit,
+                    "versions": versions(),
+                    "device": self.devices[0],
+                },
+            )
+            return None
+        if not self.resume:
+            raise UserError(f"{self.folder}: this run exists; continue it with --resume, {self._instead()}")
+        self._check_options(state["args"])
+        earlier = [name for name in state.get("devices", []) if name not in self.devices]
+        self.devices = earlier + self.devices
+        return state
+
+    def _check_options(self, old: dict[str, Any]) -> None:
+        """Refuse a checkpoint of other options."""
+        new = self.part_of_it
+        differing = {name for name in new if old.get(name, DEFAULTS.get(name)) != new[name]}
+        if differing - self.may_grow:
+            what = ", ".join(f"--{name} was {old.get(name)}, now {new[name]}" for name in new if name in differing)
+            raise UserError(
+                f"{self.folder}: --resume with other options ({what}); give the old ones, {self._instead()}"
+            )
+
+    def _instead(self) -> str:
+        if "trial" in self.options:
+            return "choose another --trial or --name, or remove the folder"
+        return "or remove the folder"
+
+    def save(self, state: dict) -> None:
+        state = {**state, "args": self.options, "devices": self.devices}
+        checkpoint.save(self.folder / "last.pth", state, keep_previous=True)
+
+    def write_log(self, history: Sequence[dict]) -> None:
+        """The whole log, from the rows that the checkpoint holds: after a kill the two cannot disagree."""
+        write_bytes(self.folder / "log.csv", csv_bytes(history))
+
+    def finish(self, history: Sequence[dict], row: dict[str, Any]) -> None:
+        """Write the run's log and its one row of results, each whole; keep those of a run that had ended before."""
+        path = row_file(self.name)
+        if self.was_complete and path.exists():
+            print(f"{self.name}: had ended before; its row is {path}")
+            return
+        write_bytes(log_file(self.name), csv_bytes(history))
+        about = {"device": "; ".join(self.devices), **versions(), "commit": self.commit, "command": command()}
+        options = {name: value for name, value in self.part_of_it.items() if name not in row}
+        write_bytes(ROWS / path.name, csv_bytes([{"run": self.name, **row, **options, **about}]))
+        print(
+            f"{self.name}: last {row['last']:.2f} %, best {row['best']:.2f} % (epoch {row['best_epoch']}), "
+            f"{row['seconds']:.0f} s; its row is {path}"
+        )
+
+
+def results_row(
+    history: Sequence[dict],
+    method: str,
+    student: str,
+    variant: str = "",
+    schedule: str = "",
+    teacher: str = "",
+    teacher_acc: float | None = None,
+    teacher_sha256: str = "",
+    ripsnet_r2: float | None = None,
+    first_stage: Sequence[dict] = (),
+    without_effect: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What a table needs of a finished run; accuracies are test accuracies in percent.
+
+    method, variant, schedule: what distinguishes the run from others of the pair: the loss's name, where its settings
+    depart from the method's and the pair's own, and where the schedule departs from the published one.
+    first_stage: the log of a method's first stage, whose seconds count.
+    without_effect: options to leave empty in the row, because they did nothing in this run.
+    """
+    accuracies = [row["test_acc"] for row in history]
+    return {
+        "method": method,
+        "variant": variant,
+        "schedule": schedule,
+        "teacher": teacher,
+        "student": student,
+        "teacher_acc": teacher_acc,
+        "best": max(accuracies),
+        "best_epoch": accuracies.index(max(accuracies)) + 1,
+        "last": accuracies[-1],
+        "mean_last10": sum(accuracies[-10:]) / len(accuracies[-10:]),
+        "ripsnet_r2": ripsnet_r2,
+        "student_r2": history[-1].get("student_r2"),
+        "seconds": round(sum(row["seconds"] for row in (*first_stage, *history)), 1),
+        "teacher_sha256": teacher_sha256,
+        **dict.fromkeys(without_effect),
+    }

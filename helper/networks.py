@@ -1,0 +1,160 @@
+"""A network from anybody's checkpoint, and the network that a method deploys in place of the student."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dataset import dataset_dict
+from distiller_zoo import Method, Pair, classifier, distiller_dict
+from models import create_model, map_shape, resolve_name
+
+from .errors import UserError
+from .files.checkpoint import load, state_dict_of, weights_sha256
+
+
+@dataclass
+class Network:
+    """A network read from a file, in eval mode, with what the file says of it."""
+
+    model: nn.Module
+    arch: str
+    num_classes: int
+    sha256: str
+    accuracy: float | None  # top-1 in percent, None where the file does not say
+    dataset: str | None
+    epoch: int | None  # epochs of training behind the weights
+
+
+def load_network(
+    path: str | Path,
+    arch: str | None,
+    option: str,
+    device: torch.device | str = "cpu",
+    dataset: str | None = None,
+) -> Network:
+    """Read a network from a checkpoint of any of the known kinds.
+
+    arch: the architecture the user gave, None to take the file's. option: the option that gives it, for the message.
+    dataset: what --dataset names; a file that names another, or has another number of classes, is refused.
+    """
+    content = load(path)
+    state_dict = state_dict_of(content, path)
+    found, trained_on = (_text(content, name, path) for name in ("arch", "dataset"))
+    if found is None and arch is None:
+        raise UserError(f"{path}: the file does not name its architecture; give it with {option}")
+    try:
+        found = None if found is None else resolve_name(found)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    if None not in (found, arch) and found != arch:
+        raise UserError(f"{option}: found {arch}, but {path} holds a {found}")
+    arch = arch or found
+    assert arch is not None
+    if None not in (dataset, trained_on) and trained_on != dataset:
+        raise UserError(f"{path}: trained on {trained_on}, found --dataset {dataset}; give the same")
+    replaced = _replaced(content, path)
+    with torch.device("meta"):  # names and shapes only
+        head = "classifier.bias" if replaced else list(create_model(arch).state_dict())[-1]
+    classes = state_dict[head].shape[0] if head in state_dict and state_dict[head].ndim else 0
+    model = create_model(arch, max(1, classes))
+    if replaced:
+        model = load_replaced(replaced, model, max(1, classes), dataset_dict[content["dataset"]].image_size)
+    expected = model.state_dict()
+    wrong = [key for key in expected if key not in state_dict or state_dict[key].shape != expected[key].shape]
+    wrong += [key for key in state_dict if key not in expected]
+    if wrong:
+        raise UserError(
+            f"{path}: the weights do not fit {arch} ({len(wrong)} names or shapes differ, first '{wrong[0]}'); "
+            f"check {option}"
+        )
+    if dataset is not None and classes != (wanted := dataset_dict[dataset].num_classes):
+        raise UserError(f"{path}: a network for {classes} classes, but --dataset has {wanted}")
+    model.load_state_dict(state_dict)
+    return Network(
+        model=model.eval().to(device, memory_format=torch.channels_last),
+        arch=arch,
+        num_classes=classes,
+        sha256=weights_sha256(state_dict),
+        accuracy=_accuracy(content, path),
+        dataset=trained_on,
+        epoch=_epoch(content),
+    )
+
+
+def _text(content: dict[str, Any], name: str, path: str | Path) -> str | None:
+    value = content.get(name)
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{path}: '{name}' is a {type(value).__name__}, expected a text")
+    return value
+
+
+def _accuracy(content: dict[str, Any], path: str | Path) -> float | None:
+    value = content.get("accuracy", content.get("best_acc"))
+    if value is None:
+        return None
+    try:
+        accuracy = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        accuracy = math.nan
+    if not 0 <= accuracy <= 100:
+        raise UserError(f"{path}: its accuracy is {value!r}, expected percent, from 0 to 100")
+    return accuracy
+
+
+def _epoch(content: dict[str, Any]) -> int | None:
+    """Epochs of training behind the weights: a resumable checkpoint has a log of them."""
+    history, epoch = content.get("history"), content.get("epoch")
+    if isinstance(history, list):
+        return len(history)
+    return epoch if isinstance(epoch, int) else None
+
+
+def _replaced(content: dict[str, Any], path: str | Path) -> dict[str, str] | None:
+    """What the file says of a student in which a method replaced a part."""
+    replaced = content.get("replaced")
+    if replaced is None:
+        return None
+    known = (
+        isinstance(replaced, dict)
+        and replaced.get("distill") in distiller_dict
+        and isinstance(replaced.get("arch_t"), str)
+        and content.get("dataset") in dataset_dict
+    )
+    if not known:
+        raise UserError(f"{path}: 'replaced' is {replaced!r}, expected the method and the teacher's architecture")
+    return replaced
+
+
+def check_map(method: Method, name: str, *networks: nn.Module) -> None:
+    for network in networks:
+        if method.last_map and not hasattr(network, "pool"):
+            raise UserError(
+                f"--distill {name}: reads the map before the pooling, but {type(network).__name__} has no submodule "
+                "`pool` that averages it; add one, or choose another method"
+            )
+
+
+def replaced_student(key: str, student: nn.Module, teacher: nn.Module, image_size: int) -> nn.Module:
+    """The network that a method deploys in place of the student, or the student itself. It takes the student over."""
+    method = distiller_dict[key]
+    if method.student is None:
+        return student
+    check_map(method, key, student, teacher)
+    pair = Pair(
+        (),
+        (),
+        map_s=map_shape(student, image_size),
+        map_t=map_shape(teacher, image_size),
+        classifier_t=classifier(teacher)[1],
+    )
+    device = next(student.parameters()).device
+    return method.student(student, pair).to(device, memory_format=torch.channels_last)
+
+
+def load_replaced(replaced: dict[str, str], student: nn.Module, num_classes: int, image_size: int) -> nn.Module:
+    """The network that a checkpoint's `replaced` describes, with fresh weights."""
+    return replaced_student(replaced["distill"], student, create_model(replaced["arch_t"], num_classes), image_size)

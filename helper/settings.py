@@ -1,0 +1,393 @@
+"""The settings of all stages as values: frozen dataclasses, one for each subject.
+
+A field declares once what an option is: its default, what it means, which values it takes and where the default comes
+from. The parsers (helper/cli), the list of experiments (reproduce.py --list), the names of folders and runs, the checks
+of image specs and the columns of result rows derive from these fields. A script parses its command line, builds the
+values in `main`, and hands down what a function needs; nothing below the scripts knows argparse.
+
+An option's name on the command line is the field's name. A default of None means "as the help text says".
+"""
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+PAPER = "published: the paper's tables and figures"
+CODE = "published: the authors' released code"
+PAIR = "by pair, see helper/student/pairs.py"
+METHOD = "by method, see distiller_zoo"
+PLACE = "where and how a run is executed, not what it computes"
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number of a kind, int or float, within [minimum, maximum]."""
+
+    kind: type
+    minimum: float = float("-inf")
+    maximum: float = float("inf")
+
+
+WHOLE = Number(int, 0, 2**63 - 1)
+POSITIVE = Number(int, 1, 2**31 - 1)
+WEIGHT = Number(float, 0, sys.float_info.max)
+LAYER = Number(int, maximum=0)
+REQUIRED: Any = dataclasses.MISSING
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a field declares beside its default.
+
+    kind: a Number; a name that helper/cli/types.py resolves (model, method, dataset, device, epochs, folder, text);
+        "flag" for an option without a value; or the allowed values, as a tuple.
+    source: "published: ...", "assumed: ..." or "by ...".
+    flags: short names beside --<name>. many: whether it takes several values. metavar: as in argparse.
+    part_of_run: whether it changes what a run computes; if not, it may differ when the run is resumed.
+    """
+
+    help: str
+    kind: Number | str | tuple[str, ...]
+    source: str
+    flags: tuple[str, ...] = ()
+    many: bool = False
+    metavar: str | None = None
+    part_of_run: bool = True
+
+
+def setting(default: Any, help: str, kind: Number | str | tuple[str, ...], source: str, **more: Any) -> Any:
+    """A dataclass field with its declaration."""
+    metadata = {"setting": Setting(help, kind, source, **more)}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def declared(section: type) -> dict[str, Setting]:
+    """The declarations of a section's fields, by name. Fields that are computed have none."""
+    found = {field.name: field.metadata.get("setting") for field in dataclasses.fields(section)}
+    return {name: entry for name, entry in found.items() if entry is not None}
+
+
+def defaults(*sections: type) -> dict[str, Any]:
+    """The defaults of the sections' options; those that must be given are omitted."""
+    fields = [field for section in sections for field in dataclasses.fields(section)]
+    return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+
+
+def plain(*values: Any) -> dict[str, Any]:
+    """The fields of settings as plain Python values, as checkpoints, args.json and rows hold them."""
+    found = {}
+    for value in values:
+        for field in dataclasses.fields(value):
+            item = getattr(value, field.name)
+            if isinstance(item, tuple):
+                item = list(item)
+            found[field.name] = item if isinstance(item, bool | int | float | str | list | None) else str(item)
+    return found
+
+
+# An option that two sections share is declared once, here.
+
+
+def batch_size() -> Any:
+    return setting(64, "images a step, which is also the number of points in a cloud", POSITIVE, CODE)
+
+
+def fitting_seed(what: str) -> Any:
+    return setting(1, what, WHOLE, "assumed: 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    path_t: str = setting(REQUIRED, "the teacher's checkpoint", "text", PLACE)
+    model_t: str | None = setting(
+        None, "its architecture, needed only when the checkpoint does not name it", "model", "by the checkpoint"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    dataset: str = setting("cifar100", "images", "dataset", PAPER)
+    data_dir: str = setting("data", "where torchvision finds or puts the files", "text", PLACE, part_of_run=False)
+    device: "torch.device" = setting(
+        REQUIRED, "cpu, cuda or cuda:<index> (default: cuda if there is one)", "device", PLACE, part_of_run=False
+    )
+    num_threads: int | None = setting(
+        None, "threads of the CPU (default: as PyTorch chooses)", POSITIVE, PLACE, part_of_run=False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """The schedule of stages 1 and 4: SGD, the rate times lr_decay_rate after each of lr_decay_epochs."""
+
+    batch_size: int = batch_size()
+    epochs: int = setting(240, "", POSITIVE, CODE)
+    lr: float | None = setting(
+        None,
+        "learning rate (default: 0.01 for MobileNetV2 and the ShuffleNets, 0.05 otherwise)",
+        Number(float, 0, 1e3),
+        CODE + ": 0.01 for MobileNetV2 and the ShuffleNets, 0.05 otherwise",
+    )
+    lr_decay_epochs: tuple[int, ...] = setting(
+        (150, 180, 210), "the rate decays AFTER these epochs", "epochs", CODE, metavar="E,E,..."
+    )
+    lr_decay_rate: float = setting(0.1, "", Number(float, 0, 1), CODE)
+    weight_decay: float = setting(5e-4, "", WEIGHT, CODE)
+    momentum: float = setting(0.9, "", Number(float, 0, 1), CODE)
+    amp: str = setting(
+        "off",
+        "bf16 autocast for the networks; the losses stay float32",
+        ("off", "bf16"),
+        "assumed: float32, the default of PyTorch",
+    )
+
+    def resolved(self, model: str) -> "Training":
+        """With the learning rate of a network where none is given. UserError for epochs that do not ascend."""
+        if list(self.lr_decay_epochs) != sorted(set(self.lr_decay_epochs)):
+            raise UserError(
+                f"--lr_decay_epochs: found {','.join(map(str, self.lr_decay_epochs))}, expected ascending epochs, such "
+                "as 150,180,210"
+            )
+        if self.lr is not None:
+            return self
+        return dataclasses.replace(self, lr=0.01 if model in ("MobileNetV2", "ShuffleV1", "ShuffleV2") else 0.05)
+
+    def scaled(self, epochs: int) -> "Training":
+        """With N epochs, and the decay in proportion."""
+        ratio = epochs / self.epochs
+        decay = {max(1, int(epoch * ratio + 0.5)) for epoch in self.lr_decay_epochs}
+        return dataclasses.replace(
+            self, epochs=epochs, lr_decay_epochs=tuple(sorted(epoch for epoch in decay if epoch < epochs))
+        )
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate: it decays after each decay epoch, so epoch 151 is the first at a tenth of it."""
+        assert self.lr is not None
+        return self.lr * self.lr_decay_rate ** sum(epoch > decay for decay in self.lr_decay_epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repetition:
+    """Which run of several with equal settings, and where it is kept."""
+
+    trial: int = setting(1, "number of the repetition, part of the run's name", WHOLE, "assumed: 1")
+    seed: int | None = setting(None, "(default: the trial)", WHOLE, "assumed: the trial")
+    name: str | None = setting(
+        None, "name of the run (default: made from the options)", "folder", PLACE, part_of_run=False
+    )
+    resume: bool = setting(False, "continue this run from its last checkpoint", "flag", PLACE, part_of_run=False)
+
+    def resolved(self) -> "Repetition":
+        """With the seed, which is the trial where none is given."""
+        return dataclasses.replace(self, seed=self.trial if self.seed is None else self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clouds:
+    """What a set of clouds and images is known by: stages 2, 3 and 4 must agree in it."""
+
+    batch_size: int = batch_size()
+    tda_layer_t: int = setting(
+        -1, "the teacher's layer: -1, -2, ... count back from the pooled vector, 0 is the logits", LAYER, CODE
+    )
+    dim: str = setting("0", "homology dimension; 01 means one image for each", ("0", "1", "01"), CODE)
+    pcd_bn: str = setting(
+        "eval",
+        "BatchNorm of the teacher when the clouds are made: running (eval) or batch statistics (train, as the authors "
+        "did)",
+        ("eval", "train"),
+        "assumed: as in distillation; the authors' clouds were made with batch statistics",
+    )
+    sigma_rule: str = setting(
+        "released",
+        "width of the image's Gaussian: from the first 200 points (as the authors did) or from a random subsample of "
+        "all",
+        ("released", "subsample"),
+        CODE,
+    )
+    resolution: int = setting(20, "grid points on each axis of an image", Number(int, 2, 1000), CODE)
+    range: str = setting(
+        "all",
+        "what an image spans: all bars (as the authors did), or births and persistences between their 1 %% and 99 %% "
+        "quantiles",
+        ("all", "q99"),
+        CODE,
+    )
+
+    @property
+    def dims(self) -> list[int]:
+        """'01' -> [0, 1]."""
+        return [int(character) for character in self.dim]
+
+    @property
+    def folder_name(self) -> str:
+        """Of the set, under the teacher's folder: resolution and range are omitted where they are 20 and all."""
+        parts = [f"layer{self.tda_layer_t}", f"n{self.batch_size}", self.pcd_bn, self.sigma_rule]
+        if self.resolution != 20:
+            parts.append(f"res{self.resolution}")
+        if self.range != "all":
+            parts.append(self.range)
+        return "_".join(parts)
+
+    def expected(self, teacher_sha256: str, width: int, dim: int) -> dict[str, Any]:
+        """What the image spec of one homology dimension must say. width: of the teacher's clouds."""
+        return {
+            "teacher_sha256": teacher_sha256,
+            "dim": dim,
+            "layer": self.tda_layer_t,
+            "cloud_width": width,
+            "points": self.batch_size,
+            "pcd_bn": self.pcd_bn,
+            "sigma_rule": self.sigma_rule,
+            "resolution": (self.resolution,) * 2,
+            "range_rule": self.range,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloudMaking:
+    """How many clouds stage 2 makes, and how it keeps them."""
+
+    passes: int = setting(256, "passes over the training set", POSITIVE, CODE)
+    num_clouds: int | None = setting(None, "stop after N clouds (default: all passes)", POSITIVE, CODE + ": all")
+    cloud_dtype: str = setting(
+        "float16",
+        "how clouds are kept; they are rounded before their diagrams are computed",
+        ("float16", "float32"),
+        "assumed: half the space",
+    )
+    seed: int = fitting_seed("of shuffling and augmentation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RipsNetChoice:
+    """Which of a set's RipsNets."""
+
+    operator: str | None = setting(
+        None, "RipsNet's pooling over the points (default: of the pair)", ("mean", "sum"), PAIR
+    )
+    ripsnet_clouds: int | None = setting(
+        None,
+        "clouds that RipsNet is fitted to, the first N (default: the whole training part)",
+        POSITIVE,
+        CODE + ": all, of which three quarters train",
+    )
+
+    def folder_name(self, dim: int) -> str:
+        """Of the RipsNet of one homology dimension, in the folder of its clouds."""
+        name = f"ripsnet_dim{dim}_{self.operator}"
+        if self.ripsnet_clouds:
+            name += f"_clouds{self.ripsnet_clouds}"
+        return name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How stage 3 fits a RipsNet."""
+
+    epochs: int = setting(25000, "at most", POSITIVE, CODE)
+    patience: int = setting(50, "stop after N epochs without a better validation loss", POSITIVE, CODE)
+    batch_clouds: int = setting(64, "clouds a step", POSITIVE, CODE)
+    lr: float = setting(5e-4, "of Adamax", Number(float, 0, 1), CODE)
+    seed: int = fitting_seed("of the weights and the shuffling")
+    resume: bool = setting(False, "continue from the last checkpoint", "flag", PLACE, part_of_run=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss(RipsNetChoice):
+    """A student's loss, gamma * CE + alpha * KD + beta * L_other + delta * L_top, as the user gives it.
+
+    `helper.student.weights.resolve` makes a `ResolvedLoss` of it, in which nothing is left open.
+    """
+
+    distill: str = setting("kd", "the method", "method", METHOD)
+    set: tuple[str, ...] = setting(
+        (),
+        "options of the method, which --list shows (default: the published ones)",
+        "text",
+        METHOD,
+        many=True,
+        metavar="NAME=VALUE",
+    )
+    logit_stand: bool = setting(
+        False, "standardise the logits that KD, DKD or DIST compare (Sun et al., CVPR 2024)", "flag", METHOD
+    )
+    kd_T: float | None = setting(
+        None,
+        "temperature of KD, DKD and DIST (default: 4; 2 with --logit_stand)",
+        Number(float, 1e-3, 1e3),
+        CODE + ": 4; with standardised logits 2",
+    )
+    warmup: int | None = setting(
+        None,
+        "epochs over which beta rises linearly, for methods that have such a warm-up (default: published)",
+        WHOLE,
+        METHOD,
+    )
+    first_epochs: int | None = setting(
+        None, "epochs of the first stage, for methods that have one (default: published)", POSITIVE, METHOD
+    )
+    gamma: float | None = setting(None, "weight of CE (default: the method's)", WEIGHT, METHOD, flags=("-r",))
+    alpha: float | None = setting(
+        None,
+        "weight of KD (default: the method's, or the pair's)",
+        WEIGHT,
+        METHOD + "; with topology " + PAIR,
+        flags=("-a",),
+    )
+    beta: float | None = setting(
+        None, "weight of the method's own loss (default: published)", WEIGHT, METHOD, flags=("-b",)
+    )
+    delta: float | None = setting(
+        None,
+        "weight of topology (default: 0, or the pair's when --topology is given)",
+        WEIGHT,
+        PAIR,
+        flags=("-d",),
+    )
+    topology: str | None = setting(
+        None,
+        "how topology is compared (default: ripsnet when --delta is positive)",
+        ("ripsnet", "exact", "wasserstein"),
+        METHOD,
+    )
+    tda_layer_s: int = setting(-1, "the student's layer, counted as --tda_layer_t", LAYER, CODE)
+    ripsnet: tuple[str, ...] | None = setting(
+        None,
+        "fitted RipsNet, one a dimension (default: found under ripsnet/ by the teacher and the options)",
+        "text",
+        PLACE,
+        many=True,
+        metavar="PATH",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedLoss(Loss):
+    """A loss for one teacher and student in which every value is known.
+
+    method: the name in tables of `distill`. options: of the method, by name. weights_source: where the weights come
+    from. published: what the fields are when nothing departs from the method's and the pair's own values.
+    """
+
+    kd_T: float = 4.0
+    warmup: int = 0
+    first_epochs: int = 0
+    gamma: float = 1.0
+    alpha: float = 0.0
+    beta: float = 0.0
+    delta: float = 0.0
+    operator: str = "mean"
+    weights_source: str = ""
+
+
+STUDENT_SECTIONS = (Loss, Clouds, Data, Training, Repetition)
+SECTIONS = (Teacher, Data, Training, Repetition, Clouds, CloudMaking, RipsNetChoice, Fit, Loss)
+# Options that do not change what a run computes, and may differ when it is resumed.
+NOT_PART_OF_A_RUN = {name for section in SECTIONS for name, entry in declared(section).items() if not entry.part_of_run}

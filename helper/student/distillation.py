@@ -1,0 +1,152 @@
+"""The student's objective: gamma * CE + alpha * KD + beta * L_other + delta * L_top (TopKD, ICML 2024, section 3)."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distiller_zoo import KD, Batch, Output, distiller_dict, forward, standardize
+
+from ..clouds.layers import as_cloud, read_layer
+from ..settings import ResolvedLoss
+from ..training.objective import Objective, autocast
+
+
+class Frozen(NamedTuple):
+    """What the loss asks and never trains. A tuple, because PyTorch searches no tuple for parameters."""
+
+    teacher: nn.Module
+    topology: nn.Module | None
+
+
+class Reading(NamedTuple):
+    """What a network made of a batch of images: features from the stem to the pooled vector, logits, and the map
+    before the pooling where the method reads it."""
+
+    features: list[Tensor]
+    logits: Tensor
+    last_map: Tensor | None
+
+
+class Step(NamedTuple):
+    """logits of the student; the unweighted terms; and the student's feature that the topology term reads."""
+
+    logits: Tensor
+    terms: dict[str, Tensor]
+    feature: Tensor
+
+
+class Distillation(Objective):
+    """The loss of a student, whose terms are named ce, kd, other and top; a zero weight drops a term.
+
+    teacher: frozen, in eval mode, called as teacher(images, is_feat=True); not run when only ce has a weight.
+    other: the method's loss, called with (Output, Output, Batch); None where there is none.
+    topology: called with the clouds (n, d) of student and teacher. layer_t: the teacher's layer that it reads.
+    widths: of these clouds, the student's and the teacher's; where they differ, a trainable 1 x 1 convolution with
+    bias maps the student's to the teacher's width. It is no part of the deployed student.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        loss: ResolvedLoss,
+        *,
+        amp: str = "off",
+        other: nn.Module | None = None,
+        topology: nn.Module | None = None,
+        layer_t: int = -1,
+        widths: tuple[int, int] | None = None,
+    ):
+        method = distiller_dict[loss.distill]
+        beta = 0.0 if method.first_only else loss.beta
+        super().__init__(student, {"ce": loss.gamma, "kd": loss.alpha, "other": beta, "top": loss.delta}, amp)
+        self.loss, self.method, self.beta = loss, method, beta
+        self.kd, self.other = KD(loss.kd_T), other
+        self.frozen = Frozen(teacher, topology)
+        self.layer_s, self.layer_t = loss.tda_layer_s, layer_t
+        self.projection = None
+        if topology is not None and widths is not None and widths[0] != widths[1]:
+            self.projection = nn.Conv2d(*widths, kernel_size=1)
+        self.probe = None  # a Probe, where the run is diagnosed
+
+    def begin(self, epoch: int) -> None:
+        if "other" in self.weights and self.loss.warmup:
+            self.weights["other"] = self.beta * min(epoch / self.loss.warmup, 1.0)
+
+    def forward(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        step = self.compute(images, labels, indices)
+        return step.logits, step.terms
+
+    def compute(self, images: Tensor, labels: Tensor, indices: Tensor) -> Step:
+        teacher = None
+        if self.weights.keys() - {"ce"}:
+            with torch.no_grad():  # first, so that the student's activations are still in the caches for backward
+                teacher = self.read(self.frozen.teacher, images)
+        student = self.read(self.student, images)
+        feature = read_layer(student.features, student.logits, self.layer_s)
+        terms = {}
+        if "ce" in self.weights:
+            terms["ce"] = F.cross_entropy(student.logits.float(), labels)
+        if teacher is not None:
+            if "kd" in self.weights:
+                terms["kd"] = self.kd(self.softened(student.logits), self.softened(teacher.logits))
+            if "other" in self.weights:
+                terms["other"] = self.other(self.output(student), self.output(teacher), Batch(labels, indices))
+            if "top" in self.weights:
+                cloud = as_cloud(read_layer(teacher.features, teacher.logits, self.layer_t))
+                terms["top"] = self.frozen.topology(self.student_cloud(feature), cloud)
+        return Step(student.logits, terms, feature)
+
+    def read(self, network: nn.Module, images: Tensor) -> Reading:
+        """What a network makes of images (B, 3, H, W), as the method reads it."""
+        preact = last_map = False
+        if self.other is not None:
+            preact, last_map = self.method.preact, self.method.last_map
+        with autocast(images.device, self.amp):
+            return Reading(*forward(network, images, preact, last_map))
+
+    def softened(self, logits: Tensor) -> Tensor:
+        """Logits as KD is given them."""
+        return standardize(logits.float()) if self.loss.logit_stand else logits.float()
+
+    def output(self, reading: Reading) -> Output:
+        """What the method's loss is given of a network, in float32."""
+        logits = self.softened(reading.logits) if self.method.on_logits else reading.logits.float()
+        last_map = None if reading.last_map is None else reading.last_map.float()
+        return Output(self.method.select(reading.features), logits, last_map)
+
+    def student_cloud(self, feature: Tensor) -> Tensor:
+        """The student's feature as a cloud (n, d) of the teacher's width."""
+        cloud = as_cloud(feature)
+        return cloud if self.projection is None else self.projection(cloud[:, :, None, None]).flatten(1)
+
+    def diagnose(self) -> dict[str, float]:
+        return {} if self.probe is None else self.probe.diagnose(self)
+
+    def figures(self) -> dict:
+        return {} if self.probe is None else self.probe.figures(self)
+
+
+class FirstStage(Objective):
+    """The first stage of a method (AB, FSP, FT): other.first_stage alone, of the same modules as `whole`.
+
+    It has the weight beta where it is the method's loss, and 1 where it prepares the method's own modules. A student
+    that the stage does not train is not run either, so that its batch norms see nothing.
+    """
+
+    label = "first stage (no accuracy is aimed at), "
+
+    def __init__(self, whole: Distillation):
+        weight = whole.loss.beta if whole.method.first_only else 1.0
+        super().__init__(whole.student, {"first": weight}, whole.amp)
+        self.other, self.whole = whole.other, (whole,)
+
+    def forward(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        (whole,) = self.whole
+        with torch.no_grad():
+            teacher = whole.output(whole.read(whole.frozen.teacher, images))
+        student = whole.output(whole.read(self.student, images)) if whole.method.first_only else None
+        value = self.other.first_stage(student, teacher, Batch(labels, indices))
+        return (student or teacher).logits, {"first": value}

@@ -1,0 +1,66 @@
+"""The methods as `train_student.py --list` prints them."""
+
+from distiller_zoo import Method, distiller_dict
+
+from .pairs import PAIRS
+from .weights import STANDARDIZED
+
+
+def listing() -> str:
+    """Every method with its citation, weights, options and pairs, as text."""
+    lines = []
+    for key, method in distiller_dict.items():
+        weights = " ".join(f"{name} {getattr(method, name):g}" for name in ("gamma", "alpha", "beta"))
+        options = "".join(f", {name}={value}" for name, value in method.options.items())
+        lines += [
+            f"{key:10} {method.name}: {method.citation}",
+            f"{'':10} {weights}{options} ({method.source})",
+            f"{'':10} {'; '.join(_about(method))}",
+        ]
+        for pair, values in method.by_pair.items():
+            lines.append(f"{'':12} {_names([pair])}: " + ", ".join(f"{name} {v:g}" for name, v in values.items()))
+        if method.by_pair:
+            lines.append(f"{'':12} other pairs: the defaults, {method.elsewhere}")
+    gamma, alpha, source = STANDARDIZED.values()
+    lines += [
+        "--logit_stand: logit standardisation (Sun et al., CVPR 2024), a modifier of KD, DKD, DIST",
+        f"{'':10} KD: gamma {gamma:g} alpha {alpha:g} temperature 2 ({source}); others: their own weights, assumed",
+    ]
+    return "\n".join(lines)
+
+
+def _about(method: Method) -> list[str]:
+    """What a method does and where it is defined, in words."""
+    if method.pairs:
+        lines = [f"{len(method.pairs)} pairs: {_names(method.pairs)}"]
+    else:
+        lines = [f"all {len(PAIRS)} pairs"]
+    lines.append(f"reads {_read(method)}")
+    if method.trainable:
+        lines.append("its own modules train with the student")
+    if method.first_epochs:
+        whole = ", which is all of it" if method.first_only else ""
+        lines.append(f"a first stage of {method.first_epochs} epochs{whole}")
+    if method.warmup:
+        lines.append(f"warm-up of {method.warmup} epochs")
+    if method.student is not None:
+        lines.append("replaces part of the student")
+    return lines
+
+
+def _read(method: Method) -> str:
+    """What a method compares, in words."""
+    if method.on_logits:
+        return "logits"
+    if method.last_map:
+        return "the map before the pooling"
+    which = method.features
+    if isinstance(which, slice):
+        text = f"{which.start}:{'' if which.stop is None else which.stop}"
+    else:
+        text = ", ".join(map(str, which))
+    return f"features {text} before the last ReLU" if method.preact else f"features {text}"
+
+
+def _names(pairs) -> str:
+    return ", ".join(f"{teacher} > {student}" for teacher, student in pairs)

@@ -1,0 +1,107 @@
+"""What is measured of a student beside its accuracy: gradients of the terms, RipsNet on its clouds, and pictures."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dataset import ImageSet, test_batches
+from ripsnet import ExactTopology, ImageSpec, r2_score
+
+from ..clouds.layers import as_cloud, read_layer
+from ..training.objective import autocast
+from .distillation import Distillation
+
+PROBE_BATCHES = 16
+Batches = Sequence[tuple[Tensor, Tensor]]
+
+
+def probe_batches(images: ImageSet, batch_size: int) -> Batches:
+    """The first PROBE_BATCHES whole batches of a training set, not augmented: (images, labels)."""
+    batches = itertools.islice(test_batches(images, batch_size), PROBE_BATCHES)
+    return [batch for batch in batches if len(batch[1]) == batch_size]
+
+
+class Probe:
+    """Measures an objective on a few batches, and leaves the state of training untouched.
+
+    batches: the first serves for the gradients, all for R^2.
+    specs: the teacher's image specs, with which images of a RipsNet can be compared with exact ones.
+    """
+
+    def __init__(self, batches: Batches, specs: Sequence[ImageSpec] = ()):
+        self.batches = batches
+        self.exact = ExactTopology(specs) if specs else None
+
+    def diagnose(self, objective: Distillation) -> dict[str, float]:
+        """Norm of each weighted term's gradient at the student's feature, on one batch; and R^2 of the RipsNets on the
+        student's own clouds, against the mean of their exact images. Networks run in training mode, as in a step; the
+        mode, buffers and random states are restored.
+        """
+        if not self.batches:
+            return {}
+        images, labels = self.batches[0]
+        mode = objective.training
+        buffers = {name: buffer.clone() for name, buffer in objective.named_buffers()}
+        with torch.random.fork_rng([images.device] if images.device.type == "cuda" else []):
+            objective.train()
+            step = objective.compute(images, labels, torch.arange(len(labels), device=labels.device))
+            columns = {}
+            for name, value in step.terms.items():
+                (gradient,) = torch.autograd.grad(
+                    objective.weights[name] * value, step.feature, retain_graph=True, allow_unused=True
+                )
+                columns[f"grad_{name}"] = 0.0 if gradient is None else gradient.float().norm().item()
+            if self._approximated(objective):
+                columns["student_r2"] = self.r2_on_student(objective)
+        for name, buffer in objective.named_buffers():
+            buffer.copy_(buffers[name])
+        objective.train(mode)
+        return columns
+
+    def _approximated(self, objective: Distillation) -> bool:
+        """Whether the topology term goes through RipsNets whose exact images are known."""
+        return self.exact is not None and not isinstance(objective.frozen.topology, ExactTopology)
+
+    @torch.no_grad()
+    def r2_on_student(self, objective: Distillation) -> float:
+        clouds = torch.stack([self._student_cloud(objective, images) for images, _ in self.batches])
+        return r2_score(objective.frozen.topology.images(clouds), self.exact.images(clouds))
+
+    @staticmethod
+    def _student_cloud(objective: Distillation, images: Tensor) -> Tensor:
+        with autocast(images.device, objective.amp):
+            features, logits = objective.student(images, is_feat=True)
+        return objective.student_cloud(read_layer(features, logits, objective.layer_s))
+
+    @torch.no_grad()
+    def figures(self, objective: Distillation) -> dict[str, Any]:
+        """For each image spec, the persistence images of student and teacher on the first batch: the exact ones, and
+        below them RipsNet's. Both networks run in eval mode, which changes no buffer."""
+        if self.exact is None or not self.batches:
+            return {}
+        from ..report.figures import image_panel  # only here, because importing matplotlib takes time
+
+        mode = objective.training
+        objective.eval()
+        images, _ = self.batches[0]
+        with autocast(images.device, objective.amp):
+            features_t, logits_t = objective.frozen.teacher(images, is_feat=True)
+        teacher = as_cloud(read_layer(features_t, logits_t, objective.layer_t))
+        clouds = torch.stack([self._student_cloud(objective, images), teacher])
+        objective.train(mode)
+        kinds = {"exact": self.exact.images(clouds)}
+        if self._approximated(objective):
+            kinds["RipsNet"] = objective.frozen.topology.images(clouds)
+        columns, rows = self.exact.specs[0].resolution
+        panels = {
+            f"{network}, {kind}": pixels.view(-1, rows, columns).cpu().numpy()  # an image for each spec
+            for kind, pair in kinds.items()
+            for network, pixels in zip(("student", "teacher"), pair, strict=True)
+        }
+        return {
+            f"persistence_images/dim{spec.dim}": image_panel({name: image[i] for name, image in panels.items()})
+            for i, spec in enumerate(self.exact.specs)
+        }

@@ -1,0 +1,276 @@
+"""The weights of a student's loss: what the user gives, completed by the method's and the pair's own values.
+
+Without a topology term the method's own published weights hold (KD: 0.1 and 0.9); KD with one has gamma 1 and the
+pair's alpha. --delta alone means topology through RipsNet, --topology alone the pair's delta.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from distiller_zoo import Method, distiller_dict
+
+from ..errors import UserError
+from ..settings import Clouds, Data, Loss, Repetition, ResolvedLoss, RipsNetChoice, Training, defaults
+from . import names
+from .pairs import PairSettings, pair_settings
+
+STANDARDIZED = {"gamma": 0.1, "alpha": 9.0, "source": "published: logit-standardization-KD's README"}
+BY_HAND = "given on the command line"
+# What an image is made by, beside its homology dimension and layer.
+IMAGE_OPTIONS = ("pcd_bn", "sigma_rule", "resolution", "range")
+RIPSNET_OPTIONS = ("operator", "ripsnet", "ripsnet_clouds")
+TOPOLOGY_OPTIONS = ("dim", "tda_layer_t", "tda_layer_s")
+
+
+@dataclass(frozen=True)
+class StudentSettings:
+    """What a student's run is determined by, beside the teacher's weights. teacher, student: architectures."""
+
+    teacher: str
+    student: str
+    loss: ResolvedLoss
+    clouds: Clouds
+    data: Data
+    training: Training
+    repetition: Repetition
+
+    @property
+    def method(self) -> Method:
+        return distiller_dict[self.loss.distill]
+
+    @property
+    def pair(self) -> PairSettings:
+        return pair_settings(self.teacher, self.student)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the method, by name."""
+        return parse_options(self.loss.set, self.method)
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """Options that do nothing in this run; its row leaves them empty, so that they distinguish no two runs."""
+        topology = self.loss.topology
+        found: tuple[str, ...] = ()
+        if topology != "ripsnet":
+            found += RIPSNET_OPTIONS
+        if topology in (None, "wasserstein"):
+            found += IMAGE_OPTIONS
+        if not self.loss.set:
+            found += ("set",)
+        if topology is None:
+            found += ("topology", *TOPOLOGY_OPTIONS)
+        return found
+
+    @property
+    def variant(self) -> str:
+        """Where loss and clouds depart from the method's and the pair's own settings."""
+        loss, method, pair = self.loss, self.method, self.pair
+        beta, options, _ = method.settings(self.teacher, self.student)
+        name = names.method_name(self)
+        gamma, alpha = (method.gamma, method.alpha) if loss.beta else (1.0, pair.alpha)
+        if name == "KD":
+            gamma, alpha = method.gamma, method.alpha
+        elif name == "KD+LS":
+            gamma, alpha = STANDARDIZED["gamma"], STANDARDIZED["alpha"]
+        elif name.startswith("CE"):
+            alpha = 0.0
+        own = defaults(Clouds, Loss) | {
+            "gamma": gamma,
+            "alpha": alpha,
+            "beta": beta if loss.beta else 0.0,
+            "delta": pair.delta if loss.delta else 0.0,
+            "kd_T": temperature(loss),
+            "warmup": method.warmup if loss.beta else 0,
+            "first_epochs": method.first_epochs if loss.beta else 0,
+            "options": options if loss.beta else {},
+            "operator": pair.operator,
+        }
+        values = vars(self.clouds) | vars(loss) | {"options": self.options if loss.beta else {}}
+        return names.variant({name: values[name] for name in values if name not in self.without_effect}, own)
+
+
+def temperature(loss: Loss) -> float:
+    """The published temperature of KD."""
+    return 2.0 if loss.logit_stand else 4.0
+
+
+def resolve(
+    loss: Loss,
+    clouds: Clouds,
+    data: Data,
+    training: Training,
+    repetition: Repetition,
+    teacher: str,
+    student: str,
+) -> StudentSettings:
+    """The settings of a student's run, with nothing left open. UserError for a loss that makes no sense."""
+    return StudentSettings(
+        teacher,
+        student,
+        resolve_loss(loss, clouds, teacher, student),
+        clouds,
+        data,
+        training.resolved(student),
+        repetition.resolved(),
+    )
+
+
+def resolve_loss(loss: Loss, clouds: Clouds, teacher: str, student: str) -> ResolvedLoss:
+    """The loss with every weight, option and epoch that is not given, and where the weights come from."""
+    pair, method = pair_settings(teacher, student), distiller_dict[loss.distill]
+    beta, own_options, source = method.settings(teacher, student)
+    gamma, alpha = method.gamma, method.alpha
+    if loss.topology and loss.delta == 0:
+        raise UserError(f"--topology {loss.topology}: has no effect with --delta 0; leave one of them out")
+    delta = loss.delta
+    if delta is None:
+        delta = pair.delta if loss.topology else 0.0
+    topology = (loss.topology or "ripsnet") if delta else None
+    if method.loss is None and delta:
+        gamma, alpha = 1.0, pair.alpha
+    elif loss.logit_stand and method.loss is None:
+        gamma, alpha, source = STANDARDIZED.values()
+    own = gamma, alpha, beta
+    weights = {
+        "gamma": gamma if loss.gamma is None else loss.gamma,
+        "alpha": alpha if loss.alpha is None else loss.alpha,
+        "beta": beta if loss.beta is None else loss.beta,
+        "delta": delta,
+    }
+    check_weights(loss, method, weights)
+    check_effect(loss, clouds, method, weights, topology)
+
+    given = parse_options(loss.set, method)
+    options = own_options | given if weights["beta"] else {}
+    resolved = ResolvedLoss(
+        **{field.name: getattr(loss, field.name) for field in fields(Loss)}
+        | weights
+        | {
+            "topology": topology,
+            "operator": loss.operator or pair.operator,
+            "set": tuple(f"{name}={value}" for name, value in options.items()),
+            "kd_T": temperature(loss) if loss.kd_T is None else loss.kd_T,
+            "warmup": _given_or(loss.warmup, method.warmup, weights["beta"]),
+            "first_epochs": _given_or(loss.first_epochs, method.first_epochs, weights["beta"]),
+        }
+    )
+    as_published = (
+        resolved.kd_T == temperature(loss)
+        and (resolved.warmup, resolved.first_epochs) in ((0, 0), (method.warmup, method.first_epochs))
+        and own_options | given == own_options
+    )
+    return replace(resolved, weights_source=_source(resolved, own, pair, source) if as_published else BY_HAND)
+
+
+def _given_or(value: int | None, own: int, beta: float) -> int:
+    if value is not None:
+        return value
+    return own if beta else 0
+
+
+def _source(loss: ResolvedLoss, own: tuple[float, float, float], pair: PairSettings, source: str) -> str:
+    """Where the weights come from. own: the method's; source: where those come from."""
+    weights = (loss.gamma, loss.alpha, loss.beta, loss.delta)
+    if weights == (*own, 0.0):
+        if loss.logit_stand and loss.beta:
+            return "assumed: the method's own, with standardised logits"
+        return source
+    if weights in ((1.0, pair.alpha, 0.0, pair.delta), (1.0, pair.alpha, 0.0, 0.0)) and not loss.logit_stand:
+        if loss.topology in (None, "ripsnet"):
+            return pair.source
+        return "assumed: alpha and delta as for RipsNet"
+    if weights == (*own, pair.delta) and loss.beta:
+        return "assumed: the method's own weights with the pair's delta"
+    return BY_HAND
+
+
+def check_weights(loss: Loss, method: Method, weights: Mapping[str, float]) -> None:
+    """Refuse weights that leave nothing to train, or nothing of the method."""
+    if loss.beta and method.loss is None:
+        raise UserError(f"--beta: found {loss.beta:g}, but --distill {loss.distill} has no loss beside KD; use --alpha")
+    if loss.beta == 0 and method.loss is not None:
+        raise UserError(
+            f"--beta: found 0, which leaves nothing of --distill {loss.distill}; use --distill kd for CE or KD"
+        )
+    if not any(weights.values()):
+        raise UserError("--gamma, --alpha, --beta and --delta are all 0: there is nothing to train")
+    if method.first_only and not any((weights["gamma"], weights["alpha"], weights["delta"])):
+        raise UserError(f"--gamma, --alpha and --delta are all 0: after its first stage {method.name} trains nothing")
+
+
+def check_effect(
+    loss: Loss, clouds: Clouds, method: Method, weights: Mapping[str, float], topology: str | None
+) -> None:
+    """Refuse options that would do nothing in this run."""
+
+    def refuse(option: str) -> None:
+        raise UserError(
+            f"--{option}: has no effect with --distill {loss.distill}, --alpha {weights['alpha']:g} and --beta "
+            f"{weights['beta']:g}; leave it out"
+        )
+
+    beta = weights["beta"]
+    if loss.set and not beta:
+        refuse("set")
+    softens = weights["alpha"] > 0 or (beta > 0 and method.on_logits)
+    if loss.logit_stand and not softens:
+        refuse("logit_stand")
+    if loss.kd_T is not None and not softens:
+        refuse("kd_T")
+    if loss.warmup is not None and not (method.warmup and beta):
+        refuse("warmup")
+    if loss.first_epochs is not None and not (method.first_epochs and beta):
+        refuse("first_epochs")
+
+    where = f"--topology {topology}" if topology else "no topology term (--delta 0)"
+    given = {name: getattr(loss, name) for name in (*RIPSNET_OPTIONS, "tda_layer_s")}
+    given |= {name: getattr(clouds, name) for name in (*IMAGE_OPTIONS, "dim", "tda_layer_t")}
+    idle: tuple[str, ...] = ()
+    if topology != "ripsnet":
+        idle += RIPSNET_OPTIONS
+    if topology in (None, "wasserstein"):
+        idle += IMAGE_OPTIONS
+    if topology is None:
+        idle += TOPOLOGY_OPTIONS
+    refuse_without_effect({name: given[name] for name in idle}, where)
+    if loss.ripsnet and loss.ripsnet_clouds:
+        raise UserError("--ripsnet_clouds: has no effect with --ripsnet; leave it out")
+
+    if topology and clouds.batch_size < 2:
+        raise UserError(
+            f"--batch_size: found {clouds.batch_size}, expected at least 2 with --topology {topology}, because a single "
+            "point has no diagram"
+        )
+    if topology == "wasserstein" and clouds.dim != "0":
+        raise UserError(f"--dim: found {clouds.dim}, but --topology wasserstein is defined for dimension 0")
+    if topology and beta and method.preact and {loss.tda_layer_s, clouds.tda_layer_t} - {0, -1}:
+        raise UserError(
+            f"--tda_layer_s, --tda_layer_t: found {loss.tda_layer_s}, {clouds.tda_layer_t}, expected -1 or 0, because "
+            f"{method.name} reads the stages before their last ReLU"
+        )
+
+
+def refuse_without_effect(given: Mapping[str, Any], where: str) -> None:
+    """Refuse options, by name, that are not at their defaults although they do nothing. where: why they do nothing."""
+    own = defaults(RipsNetChoice, Clouds, Loss)
+    for name, value in given.items():
+        if value != own[name]:
+            raise UserError(f"--{name}: has no effect with {where}; leave it out")
+
+
+def parse_options(texts: tuple[str, ...], method: Method) -> dict[str, Any]:
+    """('name=value', ...) as a dict, each value of the type that the method's option has."""
+    found = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in method.options:
+            known = ", ".join(f"{key}={default}" for key, default in method.options.items()) or "it has none"
+            raise UserError(f"--set: found '{text}', expected an option of {method.name} ({known})")
+        kind = type(method.options[name])
+        try:
+            found[name] = kind(value)
+        except ValueError:
+            raise UserError(f"--set: found '{text}', expected {name}=<{kind.__name__}>") from None
+    return found

@@ -1,0 +1,298 @@
+"""The training loop of both trainers: fast (no host synchronisation inside an epoch), exact and resumable.
+
+What is trained is an `Objective`; the loop knows nothing of teachers or topology. Every epoch's batches follow from
+(seed, epoch) alone, so a checkpoint needs no loader state: a run that was killed continues from its last checkpoint and
+ends with the weights and the log of one that never stopped, bit for bit.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dataset import ImageSet, TrainLoader, test_batches
+
+from ..errors import Interrupted, RunStopped, UserError
+from ..files import checkpoint
+from ..files.run import Run
+from ..settings import Training
+from .events import Events
+from .interrupts import StopRequest
+from .meters import Meters
+from .objective import Objective, autocast
+from .progress import Bar, Progress
+from .seeding import random_state, restore_random
+
+LOOK_EVERY = 50  # steps between looks at the device, for the progress bar and the non-finite check
+FIGURES_EVERY = 10  # epochs between the objective's figures in TensorBoard; the last epoch has them too
+# What a checkpoint of the loop holds.
+FIELDS: checkpoint.Fields = {
+    "model": dict,
+    "objective": dict,
+    "optimizer": dict,
+    "random": dict,
+    "meters": dict,
+    "history": list,
+    "step": int,
+    "seconds": (int, float),
+}
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, images: ImageSet, amp: str = "off", batch_size: int = 1000) -> tuple[float, float]:
+    """(top-1 accuracy in percent, mean cross entropy) over a test set, in large batches, every image once."""
+    was_training = model.training
+    model.eval()
+    correct = torch.zeros((), dtype=torch.int64, device=images.device)
+    loss = torch.zeros((), dtype=torch.float64, device=images.device)
+    for batch, labels in test_batches(images, batch_size):
+        with autocast(batch.device, amp):
+            logits = model(batch)
+        correct += (logits.argmax(1) == labels).sum()
+        loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+    model.train(was_training)
+    return 100 * correct.item() / len(images), loss.item() / len(images)
+
+
+def make_optimizer(objective: Objective, training: Training) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    assert training.lr is not None
+    return torch.optim.SGD(trained, training.lr, training.momentum, weight_decay=training.weight_decay, fused=True)
+
+
+def train_steps(
+    objective: Objective,
+    loader: TrainLoader,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+    meters: Meters,
+    start: int = 0,
+) -> Iterator[int]:
+    """Train on an epoch's batches from number `start` on; yields the number of batches done, after each."""
+    objective.train()
+    objective.begin(epoch)
+    for step, (images, labels, indices) in enumerate(loader.epoch(epoch, start), start):
+        logits, terms = objective(images, labels, indices)
+        loss = objective.total(terms)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        meters.update(step, loss, terms, logits, labels)
+        yield step + 1
+
+
+class Trainer:
+    """One run of the loop: what is trained, how far it is, and the run folder that keeps both.
+
+    deployed: what the checkpoints say of the network beside its weights (arch, num_classes, dataset).
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        loader: TrainLoader,
+        test_set: ImageSet,
+        run: Run,
+        training: Training,
+        deployed: dict[str, Any],
+    ):
+        self.objective, self.loader, self.test_set = objective, loader, test_set
+        self.run, self.training, self.deployed = run, training, deployed
+        self.optimizer = make_optimizer(objective, training)
+        self.meters = Meters(list(objective.weights), run.device)
+        self.progress = Progress()
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        return self.progress.history
+
+    def resume(self) -> None:
+        """Lock the run's folder, and continue from its checkpoint if there is one."""
+        state = self.run.start(FIELDS)
+        if state is None:
+            return
+        self.check_schedule(state)
+        try:
+            self.objective.load_state_dict(state["objective"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            restore_random(state["random"], self.run.device)
+            self.meters.load_state_dict(state["meters"])
+            self.progress.load_state_dict(state)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"{self.run.folder}: its checkpoint does not fit this run ({reason}); give the old options, or remove "
+                "the folder"
+            ) from None
+        self.run.was_complete = self.progress.epoch > self.training.epochs
+        self.run.write_log(self.history)
+        print(f"{self.run.name}: {len(self.history)} of {self.training.epochs} epochs are done", flush=True)
+
+    def check_schedule(self, state: dict[str, Any]) -> None:
+        """Refuse to continue to other epochs than the run had, unless those done had the rates that they have now."""
+        done = len(state["history"])
+        if done > self.training.epochs:
+            raise UserError(
+                f"--epochs: found {self.training.epochs}, but {done} epochs of {self.run.folder} are done; give at "
+                "least these, or another --name"
+            )
+        old = state["args"].get("lr_decay_epochs", self.training.lr_decay_epochs)
+        passed, now = ([epoch for epoch in epochs if epoch < done] for epochs in (old, self.training.lr_decay_epochs))
+        if passed != now:
+            raise UserError(
+                f"--lr_decay_epochs: {done} epochs of {self.run.folder} are done with a decay after {passed or 'none'}, "
+                f"which would now be after {now or 'none'}; a run continues only under the rates that it has had: give "
+                "the old ones, or another --name"
+            )
+
+    def train_one_epoch(self, stop: StopRequest) -> bool:
+        """Train to the end of the epoch at hand; False if a stop came before it."""
+        progress, training, steps = self.progress, self.training, len(self.loader)
+        for group in self.optimizer.param_groups:
+            group["lr"] = training.rate(progress.epoch)
+        began = time.perf_counter() - progress.seconds
+        with Bar(
+            f"{self.objective.label}epoch {progress.epoch}/{training.epochs}",
+            steps,
+            "step",
+            initial=progress.step,
+            beyond=(training.epochs - progress.epoch) * steps,
+            per_unit=training.batch_size,
+            thing="images",
+        ) as bar:
+            batches = train_steps(
+                self.objective, self.loader, self.optimizer, progress.epoch, self.meters, progress.step
+            )
+            for done in batches:
+                progress.step = done
+                bar.update()
+                if done % LOOK_EVERY == 0:
+                    self.meters.check(progress.epoch, self.kept())
+                    bar.show(**{name: f"{value:.3f}" for name, value in self.meters.means().items()})
+                if stop.requested:
+                    break
+        if progress.step == steps:
+            self.check()  # waits for the device, so that the seconds are those of the steps
+        progress.seconds = time.perf_counter() - began
+        return progress.step == steps
+
+    def end_epoch(self) -> None:
+        """Evaluate, add the epoch to the log, and save."""
+        progress, objective, meters = self.progress, self.objective, self.meters
+        began = time.perf_counter()
+        accuracy, test_loss = evaluate(objective.student, self.test_set, objective.amp)
+        means = meters.means()
+        loss = objective.total(means)
+        best_before = max((row["test_acc"] for row in self.history), default=-1.0)
+        row = {
+            "epoch": progress.epoch,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "steps": progress.step,
+            "short_batches": int(meters.images % self.loader.batch_size > 0),
+            "loss": loss,
+            "train_acc": meters.accuracy,
+            "test_loss": test_loss,
+            "test_acc": accuracy,
+            **means,
+            **{f"share_{name}": objective.weights[name] * mean / (loss or 1.0) for name, mean in means.items()},
+            **objective.diagnose(),
+            "seconds": round(progress.seconds + time.perf_counter() - began, 2),
+            "images_per_s": round(meters.images / progress.seconds, 1),
+        }
+        self.history.append(row)
+        if accuracy > best_before:
+            weights = {"model": objective.student.state_dict(), "epoch": progress.epoch, "accuracy": accuracy}
+            checkpoint.save(self.run.best, {**self.deployed, **weights})
+        progress.next_epoch()
+        self.meters = Meters(meters.names, self.run.device)
+        self.save()
+        self.run.write_log(self.history)
+
+    def report(self) -> None:
+        """Print the last line of the log."""
+        row, best = self.history[-1], max(row["test_acc"] for row in self.history)
+        print(
+            f"{self.objective.label}epoch {row['epoch']}/{self.training.epochs}  loss {row['loss']:.4f}  "
+            f"train {row['train_acc']:.2f} %  test {row['test_acc']:.2f} % (best {best:.2f} %)  {row['seconds']:.1f} s",
+            flush=True,
+        )
+
+    def show(self, events: Events) -> None:
+        """The last line of the log in TensorBoard, with figures now and then."""
+        done = len(self.history)
+        events.scalars(done, self.history[-1])
+        if done % FIGURES_EVERY == 0 or done == self.training.epochs:
+            for tag, figure in self.objective.figures().items():
+                events.figure(done, tag, figure)
+
+    def check(self) -> None:
+        """Raise RunStopped if the loss of a step, or a weight now, is not finite: the loss of an epoch's last step
+        does not show what its update did."""
+        self.meters.check(self.progress.epoch, self.kept())
+        if not torch.stack([parameter.isfinite().all() for parameter in self.objective.parameters()]).all():
+            raise RunStopped(
+                f"the weights became non-finite at epoch {self.progress.epoch}, step {self.progress.step}; "
+                f"{self.kept()}; a lower --lr or a smaller weight may help"
+            )
+
+    def kept(self) -> str:
+        """What a run that stops now leaves, in words."""
+        if (self.run.folder / "last.pth").exists():
+            return "the checkpoint from before is kept"
+        return "no checkpoint had been written yet"
+
+    def save(self) -> None:
+        self.check()
+        self.run.save(
+            {
+                **self.deployed,
+                "model": self.objective.student.state_dict(),
+                "objective": self.objective.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "random": random_state(self.run.device),
+                "meters": self.meters.state_dict(),
+                **self.progress.state_dict(),
+                "accuracy": self.history[-1]["test_acc"] if self.history else None,
+            }
+        )
+
+
+def fit(
+    objective: Objective,
+    loader: TrainLoader,
+    test_set: ImageSet,
+    run: Run,
+    training: Training,
+    deployed: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """Train for training.epochs epochs and return the log, a dict an epoch. Saves after every epoch and when stopped.
+
+    deployed: what the checkpoints say of the network beside its weights (arch, num_classes, dataset).
+
+    Raises:
+        RunStopped: when a loss or a weight becomes non-finite, or the disk is full. Interrupted: after a signal.
+    """
+    trainer = Trainer(objective, loader, test_set, run, training, deployed)
+    trainer.resume()
+    progress = trainer.progress
+    # In the middle of an epoch the last one's point is there; at its beginning a kill may have come before the point.
+    first_point = len(progress.history) + (progress.step > 0)
+    with StopRequest() as stop, Events(run.folder, first_point) as events:
+        if progress.history and progress.step == 0:
+            trainer.show(events)
+        while progress.epoch <= training.epochs and not stop.requested:
+            if not trainer.train_one_epoch(stop):
+                break
+            trainer.end_epoch()
+            trainer.show(events)
+            trainer.report()
+        if progress.epoch <= training.epochs:
+            trainer.save()
+            raise Interrupted(f"stopped in epoch {progress.epoch} after {progress.step} steps; continue with --resume")
+        accuracies = [row["test_acc"] for row in progress.history]
+        ends = {"hparam/last": accuracies[-1], "hparam/best": max(accuracies)}
+        events.hparams(len(progress.history), run.part_of_it, ends)
+    return progress.history

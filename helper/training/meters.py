@@ -1,0 +1,55 @@
+"""Sums over an epoch, kept on the device: no step waits for a number."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import RunStopped
+
+
+class Meters:
+    """Images, correct predictions and terms of an epoch; and the first step whose loss was not finite."""
+
+    def __init__(self, names: Sequence[str], device: torch.device):
+        self.names = list(names)
+        self.images = 0
+        self.correct = torch.zeros((), dtype=torch.int64, device=device)
+        self.sums = torch.zeros(len(names), dtype=torch.float64, device=device)
+        self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+        self.bad_terms = torch.zeros(len(names), device=device)
+
+    @torch.no_grad()
+    def update(self, step: int, loss: Tensor, terms: dict[str, Tensor], logits: Tensor, labels: Tensor) -> None:
+        values = torch.stack([terms[name] for name in self.names])
+        self.images += len(labels)
+        self.correct += (logits.argmax(1) == labels).sum()
+        self.sums += values.double() * len(labels)
+        first = ~torch.isfinite(loss) & (self.bad_step < 0)
+        self.bad_terms = torch.where(first, values, self.bad_terms)
+        self.bad_step = torch.where(first, step, self.bad_step)
+
+    def check(self, epoch: int, kept: str) -> None:
+        """Raise RunStopped if the loss of some step was not finite. Waits for the device. kept: what is left."""
+        if (step := int(self.bad_step)) >= 0:
+            values = zip(self.names, self.bad_terms.tolist(), strict=True)
+            terms = ", ".join(f"{name} {value:g}" for name, value in values)
+            raise RunStopped(
+                f"the loss became non-finite at epoch {epoch}, step {step + 1} ({terms}); {kept}; a lower --lr or a "
+                "smaller weight may help"
+            )
+
+    def means(self) -> dict[str, float]:
+        return {name: value / self.images for name, value in zip(self.names, self.sums.tolist(), strict=True)}
+
+    @property
+    def accuracy(self) -> float:
+        """Of the training images, in percent."""
+        return 100 * self.correct.item() / self.images
+
+    def state_dict(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "names"}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)

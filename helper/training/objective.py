@@ -1,0 +1,53 @@
+"""What the loop minimises, and the one place where autocast is switched on."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Value = TypeVar("Value", Tensor, float)
+
+
+def autocast(device: torch.device, amp: str) -> torch.autocast:
+    """bf16 autocast for a network's forward when amp is 'bf16'; losses are computed outside it, in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16")
+
+
+class Objective(nn.Module):
+    """What the loop minimises: the sum over terms of weights[name] * value. This one is cross entropy alone.
+
+    `student` is the deployed network. Parameters outside it are trained and saved with the run, but not deployed.
+    A frozen network (a teacher) must be kept in a `Frozen`, in which PyTorch does not search for parameters. `label`
+    comes before the epochs that are printed.
+    """
+
+    label = ""
+
+    def __init__(self, student: nn.Module, weights: Mapping[str, float], amp: str = "off"):
+        super().__init__()
+        self.student, self.amp = student, amp
+        self.weights = {name: weight for name, weight in weights.items() if weight}
+
+    def begin(self, epoch: int) -> None:
+        """Called before the first step of an epoch, and again when one is resumed."""
+
+    def forward(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """images (B, 3, H, W), labels (B,), and the images' indices in the training set (B,) -> logits (B, classes),
+        and the unweighted terms, float32 scalars.
+        """
+        with autocast(images.device, self.amp):
+            logits = self.student(images)
+        return logits, {"ce": F.cross_entropy(logits.float(), labels)}
+
+    def total(self, terms: Mapping[str, Value]) -> Value:
+        return sum(self.weights[name] * value for name, value in terms.items())  # type: ignore[return-value]
+
+    def diagnose(self) -> dict[str, float]:
+        """Further columns of the log, measured after each epoch; must leave the state of training untouched."""
+        return {}
+
+    def figures(self) -> dict[str, Any]:
+        """matplotlib Figures of the state at an epoch's end, by tag; must leave the state of training untouched."""
+        return {}
