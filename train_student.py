@@ -16,7 +16,9 @@ start from equal weights and see equal batches. Writes save_s_models/<run>/ (bes
 TensorBoard), and when it ends results/runs/<run>.csv and results/logs/<run>.csv.
 """
 
-import helper.cli.early  # isort: split
+import helper.cli.early  # noqa: F401
+
+# isort: split
 
 import dataclasses
 

@@ -9,7 +9,9 @@ Writes save_t_models/<model>_<dataset>_trial<n>/ (best.pth, last.pth, log.csv, a
 results/runs/<run>.csv and results/logs/<run>.csv.
 """
 
-import helper.cli.early  # isort: split
+import helper.cli.early  # noqa: F401
+
+# isort: split
 
 from dataset import TrainLoader
 from helper.cli.parser import Parser, read, run
