@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import RunStopped, UserError
 
-FULL = {errno.ENOSPC, errno.EDQUOT}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the last where a user has a limit
 
 
 def write_bytes(path: Path, data: bytes, option: str | None = None) -> None:
