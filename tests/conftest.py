@@ -1,9 +1,9 @@
 """Fixtures that several test files share."""
 
 import pytest
-from killed import TINY
 
 from dataset import dataset_dict
+from support.images import TINY
 
 
 @pytest.fixture

@@ -1,9 +1,11 @@
-"""helper/loop.py: the schedule and the step against formulas written out here, the log, and what stops a run."""
+"""helper/training: the schedule and the step against formulas written out here, the log, and what stops a run."""
 
-import argparse
 import csv
 import math
+import re
+import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,19 +16,32 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import train_teacher
 from dataset import EpochPlan, ImageSet, TrainLoader, load_dataset
-from helper import checkpoint, loop
-from helper.distillation import Distillation
-from helper.loop import Meters, Objective, evaluate, fit, learning_rate, make_optimizer, train_steps
-from helper.options import RunStopped, run
-from helper.runs import Run
+from helper.cli.parser import run
+from helper.errors import RunStopped, UserError
+from helper.files import checkpoint
+from helper.files.run import Run
+from helper.settings import ResolvedLoss, Training, plain
+from helper.student.distillation import Distillation
+from helper.training import loop, progress
+from helper.training.loop import evaluate, fit, make_optimizer, train_steps
+from helper.training.meters import Meters
+from helper.training.objective import Objective
 from models import create_model
 
 OPTIONS = ["--model", "resnet8", "--dataset", "tiny", "--batch_size", "16", "--lr", "0.02", "--device", "cpu"]
 RUN = "save_t_models/resnet8_tiny_trial1"
 
 
-def arguments(*options):
-    return train_teacher.get_args_parser().parse_args([*OPTIONS, *options])
+def stage_1(*options):
+    train_teacher.main(train_teacher.get_args_parser().parse_args([*OPTIONS, *options]))
+
+
+def train(objective, images, test_set=None, resume=False, deployed=None, **settings):
+    """`fit` in the folder RUN, by two epochs of 16 images a step unless the settings say otherwise."""
+    training = Training(**{"epochs": 2, "batch_size": 16, "lr": 0.02} | settings)
+    run = Run(RUN, plain(training), torch.device("cpu"), resume)
+    loader = TrainLoader(images, training.batch_size, 0)
+    return fit(objective, loader, images if test_set is None else test_set, run, training, deployed or {})
 
 
 def rows(path):
@@ -58,21 +73,19 @@ class TwoTerms(Objective):
     "epoch, rate", [(1, 0.05), (150, 0.05), (151, 0.005), (180, 0.005), (181, 5e-4), (210, 5e-4), (211, 5e-5)]
 )
 def test_the_rate_decays_after_the_published_epochs(epoch, rate):
-    args = train_teacher.get_args_parser().parse_args(["--lr", "0.05"])
-    assert learning_rate(args, epoch) == pytest.approx(rate, rel=1e-12)
+    assert Training(lr=0.05).rate(epoch) == pytest.approx(rate, rel=1e-12)
 
 
 def test_the_epochs_of_a_run_use_the_schedule(tiny):
-    train_teacher.main(arguments("--epochs", "3", "--lr_decay_epochs", "1,2", "--lr_decay_rate", "0.5"))
-    assert [float(row["lr"]) for row in rows(f"{RUN}/log.csv")] == [0.02, 0.01, 0.005]
+    stage_1("--epochs", "3", "--lr_decay_epochs", "1,2", "--lr_decay_rate", "0.5")
+    assert [float(row["lr"]) for row in rows("save_t_models/resnet8_tiny_lr0.02_rate0.5_n16_trial1/log.csv")] == [0.02, 0.01, 0.005]
 
 
 def test_a_step_is_sgd_with_momentum_and_weight_decay():
     """v = 0.9 v + (g + 0.0005 w); w = w - lr v, in float64 with the gradient of a quadratic known in closed form."""
-    args = argparse.Namespace(lr=0.05, momentum=0.9, weight_decay=5e-4)
     objective = Objective(nn.Linear(3, 1, bias=False, dtype=torch.float64), {"ce": 1.0})
     objective.student.extra = nn.Parameter(torch.ones(1), requires_grad=False)
-    optimizer = make_optimizer(objective, args)
+    optimizer = make_optimizer(objective, Training(lr=0.05))
     w, v = objective.student.weight.detach().clone(), torch.zeros(1, 3, dtype=torch.float64)
     target = torch.tensor([[1.0, -2.0, 3.0]], dtype=torch.float64)
     for rate in (0.05, 0.05, 0.005):
@@ -116,14 +129,11 @@ def test_means_weigh_batches_by_their_size():
     meters.update(1, loss, {"kd": kd[1], "ce": ce[1]}, logits[:1], labels[1:2])
     assert meters.means() == {"ce": 1.5, "kd": 5.0}
     assert (meters.images, meters.correct.item()) == (4, 3)
-    meters.check(1)
+    meters.check(1, "")
 
 
 def test_the_log_of_a_run(train_set):
-    args = arguments("--epochs", "2")
-    train_teacher.resolve_training(args, args.model)
-    _, test_set = load_dataset("tiny", "")
-    history = fit(TwoTerms(), TrainLoader(train_set, 16, 0), test_set, Run(RUN, args), args, {})
+    history = train(TwoTerms(), train_set, load_dataset("tiny", "")[1])
     for epoch, row in enumerate(history, 1):
         assert (row["epoch"], row["steps"], row["short_batches"]) == (epoch, 10, 1)  # 150 = 9 * 16 + 6
         assert row["loss"] == pytest.approx(row["ce"] + 0.5 * row["other"])
@@ -141,8 +151,7 @@ def test_the_log_of_a_run(train_set):
 
 
 def test_an_epoch_of_whole_batches_has_no_short_one(train_set):
-    args = arguments("--epochs", "1", "--batch_size", "50")
-    history = fit(TwoTerms(), TrainLoader(train_set, 50, 0), train_set, Run(RUN, args), args, {})
+    history = train(TwoTerms(), train_set, epochs=1, batch_size=50)
     assert (history[0]["steps"], history[0]["short_batches"]) == (3, 0)
 
 
@@ -155,12 +164,11 @@ def test_best_is_the_first_epoch_of_the_best_accuracy(train_set, monkeypatch):
         return next(accuracies), 1.0
 
     monkeypatch.setattr(loop, "evaluate", evaluated)
-    args = arguments("--epochs", "5")
-    fit(TwoTerms(), TrainLoader(train_set, 16, 0), train_set, Run(RUN, args), args, {"arch": "linear"})
+    train(TwoTerms(), train_set, epochs=5, deployed={"arch": "linear"})
     best, last = (checkpoint.load(f"{RUN}/{name}.pth") for name in ("best", "last"))
     assert (best["epoch"], best["accuracy"], best["arch"]) == (2, 50.0, "linear")
     assert torch.equal(best["model"]["2.weight"], weights[1])
-    assert (last["epoch"], last["accuracy"], last["arch"]) == (6, 10.0, "linear")
+    assert (last["next_epoch"], last["accuracy"], last["arch"]) == (6, 10.0, "linear")
     assert torch.equal(last["model"]["2.weight"], weights[4])
 
 
@@ -193,12 +201,11 @@ def nan_gradient_at(bad):
     ids=["loss", "loss of the last step", "gradient", "gradient of the last step"],
 )
 def test_a_non_finite_run_stops_and_keeps_the_checkpoint_before(train_set, spoil, message):
-    args = arguments("--epochs", "3")
     with pytest.raises(RunStopped, match=message) as error:
-        fit(TwoTerms(spoil), TrainLoader(train_set, 16, 0), train_set, Run(RUN, args), args, {})
+        train(TwoTerms(spoil), train_set, epochs=3)
     assert error.value.exit_code == 1 and "\n" not in str(error.value)
     last, best = (checkpoint.load(f"{RUN}/{name}.pth") for name in ("last", "best"))
-    assert (last["epoch"], last["step"], best["epoch"]) == (2, 0, 1)
+    assert (last["next_epoch"], last["step"], best["epoch"]) == (2, 0, 1)
     assert all(value.isfinite().all() for state in (last, best) for value in state["model"].values())
 
 
@@ -208,18 +215,16 @@ def test_an_interrupt_does_not_save_non_finite_weights(train_set, monkeypatch):
             signal.raise_signal(signal.SIGINT)
         return nan_gradient_at(15)(terms, step)
 
-    args = arguments("--epochs", "3")
     with pytest.raises(RunStopped, match="weights became non-finite at epoch 2, step 5"):
-        fit(TwoTerms(spoil), TrainLoader(train_set, 16, 0), train_set, Run(RUN, args), args, {})
+        train(TwoTerms(spoil), train_set, epochs=3)
     assert checkpoint.load(f"{RUN}/last.pth")["step"] == 0
 
 
 def test_a_non_finite_loss_is_noticed_within_an_epoch(train_set):
     """Not only at its end: the device is looked at every LOOK_EVERY steps."""
     objective = TwoTerms(nan_at(3))
-    args = arguments("--epochs", "1", "--batch_size", "1")
-    with pytest.raises(RunStopped, match="epoch 1, step 3 "):
-        fit(objective, TrainLoader(train_set, 1, 0), train_set, Run(RUN, args), args, {})
+    with pytest.raises(RunStopped, match="epoch 1, step 3 .*no checkpoint had been written yet"):
+        train(objective, train_set, epochs=1, batch_size=1)
     assert objective.step == loop.LOOK_EVERY < 150
 
 
@@ -228,7 +233,7 @@ def test_exit_codes(tiny, monkeypatch, capsys):
     diverging = [*OPTIONS, "--epochs", "2", "--lr", "1000", "--name", "diverges"]
     monkeypatch.setattr("sys.argv", ["train_teacher.py", *diverging])
     with pytest.raises(SystemExit) as error:
-        run(train_teacher.main, train_teacher.get_args_parser())
+        run(train_teacher.main, train_teacher.get_args_parser)
     captured = capsys.readouterr().err.strip().splitlines()
     assert error.value.code == 1 and "non-finite at epoch 1, step" in captured[-1]
 
@@ -243,9 +248,9 @@ def test_exit_codes(tiny, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["train_teacher.py", *OPTIONS, "--epochs", "1"])
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(SystemExit) as error:
-        run(train_teacher.main, train_teacher.get_args_parser())
+        run(train_teacher.main, train_teacher.get_args_parser)
     assert error.value.code == 130 and capsys.readouterr().err.endswith("continue with --resume\n")
-    assert checkpoint.load(f"{RUN}/last.pth")["step"] == 5
+    assert checkpoint.load("save_t_models/resnet8_tiny_lr0.02_n16_trial1/last.pth")["step"] == 5
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
@@ -276,7 +281,7 @@ def test_training_steps_never_wait_for_the_device(train_set, monkeypatch):
         monkeypatch.setattr(torch.Tensor, name, recorded)
     objective = Objective(create_model("resnet8", 4), {"ce": 1.0})
     meters = Meters(["ce"], torch.device("cpu"))
-    loader, optimizer = TrainLoader(train_set, 16, 0), make_optimizer(objective, arguments())
+    loader, optimizer = TrainLoader(train_set, 16, 0), make_optimizer(objective, Training(lr=0.02))
     with HostReads() as reads:
         assert torch.ones(2)[0] == 1 and torch.zeros(1).tolist() == [0.0]
         assert reads.found and copies == ["tolist"]  # what is looked for is seen
@@ -289,10 +294,57 @@ def test_training_steps_never_wait_for_the_device(train_set, monkeypatch):
 def test_teacher_and_topology_are_neither_trained_nor_saved_and_keep_their_mode():
     teacher, topology = nn.Linear(3, 4).eval(), nn.Linear(2, 2).eval()
     for widths, projection in (((3, 3), []), ((3, 5), ["projection.weight", "projection.bias"])):
-        objective = Distillation(
-            nn.Linear(3, 4), teacher, {"ce": 1.0, "kd": 1.0, "top": 1.0}, topology=topology, widths=widths
-        )
+        loss = ResolvedLoss(gamma=1.0, alpha=1.0, delta=1.0)
+        objective = Distillation(nn.Linear(3, 4), teacher, loss, topology=topology, widths=widths)
         names = ["student.weight", "student.bias", *projection]
         assert [name for name, _ in objective.named_parameters()] == names == list(objective.state_dict())
         objective.train()
         assert not teacher.training and not topology.training
+
+
+def log_of(history):
+    return [{key: row[key] for key in row if key not in ("seconds", "images_per_s")} for row in history]
+
+
+def test_a_finished_run_continued_to_more_epochs_equals_one_of_that_length(train_set):
+    whole = train(TwoTerms(), train_set, epochs=4, lr_decay_epochs=(1, 3))
+    weights = checkpoint.load(f"{RUN}/last.pth")["model"]
+    shutil.rmtree(RUN)
+    train(TwoTerms(), train_set, epochs=2, lr_decay_epochs=(1,))
+    parts = train(TwoTerms(), train_set, epochs=4, lr_decay_epochs=(1, 3), resume=True)
+    assert log_of(parts) == log_of(whole)
+    assert all(torch.equal(weights[name], found) for name, found in checkpoint.load(f"{RUN}/last.pth")["model"].items())
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"epochs": 1}, "--epochs: found 1, but 2 epochs of .* are done"),
+        ({"epochs": 4, "lr_decay_epochs": ()}, r"2 epochs of .* are done with a decay after \[1\], .* after none"),
+        ({"epochs": 4, "lr": 0.1}, "--resume with other options .--lr was 0.02, now 0.1.; give the old ones"),
+    ],
+)
+def test_a_run_is_continued_only_under_the_rates_that_it_has_had(train_set, settings, message):
+    train(TwoTerms(), train_set, lr_decay_epochs=(1,))
+    with pytest.raises(UserError, match=message) as error:
+        train(TwoTerms(), train_set, resume=True, **{"lr_decay_epochs": (1,)} | settings)
+    assert error.value.exit_code == 2 and "\n" not in str(error.value)
+
+
+def test_a_checkpoint_from_before_next_epoch_was_stored_resumes(train_set):
+    whole = train(TwoTerms(), train_set, epochs=3)
+    shutil.rmtree(RUN)
+    train(TwoTerms(), train_set, epochs=2)
+    state = checkpoint.load(f"{RUN}/last.pth")
+    state["epoch"] = state.pop("next_epoch")
+    del state["devices"]
+    checkpoint.save(Path(RUN, "last.pth"), state)
+    assert log_of(train(TwoTerms(), train_set, epochs=3, resume=True)) == log_of(whole)
+
+
+def test_a_run_says_where_it_is_when_its_output_is_no_terminal(train_set, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    train(TwoTerms(), train_set)
+    lines = [line for line in capsys.readouterr().out.splitlines() if " of 10 steps" in line]
+    assert len(lines) == 20
+    assert re.fullmatch(r"epoch 1/2: 5 of 10 steps, [\d.,e+]+ images/s, 0:00:\d\d to the end", lines[4])

@@ -72,9 +72,9 @@ class Run:
     def _check_options(self, old: dict[str, Any]) -> None:
         """Refuse a checkpoint of other options."""
         new = self.part_of_it
-        differing = {name for name in new if old.get(name, DEFAULTS.get(name)) != new[name]}
-        if differing - self.may_grow:
-            what = ", ".join(f"--{name} was {old.get(name)}, now {new[name]}" for name in new if name in differing)
+        differing = [name for name in new if old.get(name, DEFAULTS.get(name)) != new[name]]
+        if differing := [name for name in differing if name not in self.may_grow]:
+            what = ", ".join(f"--{name} was {old.get(name)}, now {new[name]}" for name in differing)
             raise UserError(
                 f"{self.folder}: --resume with other options ({what}); give the old ones, {self._instead()}"
             )

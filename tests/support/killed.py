@@ -1,6 +1,6 @@
 """Runs a script on a tiny data set, and interrupts it at a chosen point.
 
-    python tests/killed.py POINT SCRIPT ARGS...        # with the repository on PYTHONPATH
+    python tests/support/killed.py POINT SCRIPT ARGS...     # with the repository and tests/ on PYTHONPATH
 
     none         not at all
     batch:K      SIGKILL before the K-th batch of training images
@@ -21,23 +21,13 @@ import runpy
 import signal
 import sys
 
-import numpy as np
 import torch
 import torch.utils.tensorboard  # noqa: F401  imported here to be there already when a process is forked from this one
 
-from dataset import DatasetInfo, EpochPlan, dataset_dict
-from helper import clouds, figures, ripsnet_fit  # noqa: F401  figures likewise
-
-
-def noise(data_dir):
-    """150 and 40 images of noise around a level for each of 4 classes; nothing is read from data_dir."""
-    rng = np.random.RandomState(0)
-    labels = np.arange(190) % 4
-    images = (rng.randint(0, 240, (190, 32, 32, 3)) + 5 * labels[:, None, None, None]).astype(np.uint8)
-    return (images[:150], labels[:150]), (images[150:], labels[150:])
-
-
-TINY = DatasetInfo("tiny", num_classes=4, mean=(0.5,) * 3, std=(0.25,) * 3, flip=True, load=noise)
+from dataset import EpochPlan, dataset_dict
+from helper.clouds import fitting, store
+from helper.student import pictures  # noqa: F401  likewise
+from support.images import TINY
 
 
 def send(number, *arguments):
@@ -90,7 +80,7 @@ def main(point, script, *arguments):
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the tests run
     dataset_dict["tiny"] = TINY
-    clouds.CHUNK, ripsnet_fit.SAVE_EVERY = 8, 0.0
+    store.CHUNK, fitting.SAVE_EVERY = 8, 0.0
     install(point)
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")
