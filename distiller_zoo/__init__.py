@@ -11,7 +11,9 @@ and with which weights it is run when nothing else is asked for. To add one, reg
     distiller_dict["mine"] = Method("Mine", "citation", MyLoss, beta=1.0, source="assumed: ...", features=(-1,))
 
 Parameters of the loss module train with the student, are saved with the run, and are no part of the deployed student.
-Keyword-only parameters of its constructor are options of the method: `--set name=value`.
+Keyword-only parameters of its constructor are options of the method: `--set name=value`. `batch.epoch` is there for a
+loss that changes over a run, `Method(schedule=...)` for a weight that does, `Method(strong=True)` for a second view of
+each image (`student.strong.logits`), and `Method(student=...)` for a part that is put into the student and deployed.
 """
 
 import difflib
@@ -20,7 +22,9 @@ from .ab import AB
 from .at import AT
 from .catkd import CATKD
 from .cc import CC
+from .crcd import CRCD
 from .crd import CRD
+from .ctkd import CTKD
 from .dist import DIST
 from .dkd import DKD
 from .fitnet import FitNet
@@ -30,6 +34,9 @@ from .kd import KD
 from .kdsvd import KDSVD
 from .logit_standardization import standardize
 from .method import Batch, Method, Output, Pair, classifier, forward
+from .mgd import MGD
+from .mlkd import MLKD
+from .norm import NORM, NORMStudent
 from .nst import NST
 from .ofd import OFD
 from .pkt import PKT
@@ -67,6 +74,9 @@ EQUAL_WIDTHS = (
     ("vgg13", "vgg8"),
 )
 
+# The pairs whose last maps are of one size.
+EQUAL_SIZES = (*EQUAL_WIDTHS, ("wrn_40_2", "wrn_40_1"), ("ResNet50", "vgg8"))
+
 REVIEWKD = {
     ("resnet56", "resnet20"): {"beta": 0.6},
     ("resnet110", "resnet32"): {"beta": 1.0},
@@ -97,6 +107,26 @@ CATKD_WEIGHTS = {
     ("wrn_40_2", "ShuffleV1"): {"beta": 80.0, "resolution": 4},
     ("resnet32x4", "ShuffleV1"): {"beta": 600.0, "resolution": 4},
     ("resnet32x4", "ShuffleV2"): {"beta": 600.0, "resolution": 4},
+}
+
+NORM_ASSUMED = "assumed: NORM's README for resnet32x4 > resnet8x4 (other weights of CE were searched and are not said)"
+NORM_PLACES = {
+    ("resnet32x4", "resnet8x4"): {"segments": 8},
+    ("wrn_40_2", "wrn_16_2"): {"before": "bn1", "source": NORM_ASSUMED},
+    ("wrn_40_2", "wrn_40_1"): {"before": "bn1", "source": NORM_ASSUMED},
+}
+CRCD_ASSUMED = "assumed: an incomplete code that is not by the authors"
+CRCD_UNEQUAL_WIDTHS = {
+    pair: {"gradient": "contrast"}
+    for pair in (
+        ("wrn_40_2", "wrn_40_1"),
+        ("vgg13", "MobileNetV2"),
+        ("ResNet50", "MobileNetV2"),
+        ("ResNet50", "vgg8"),
+        ("resnet32x4", "ShuffleV1"),
+        ("resnet32x4", "ShuffleV2"),
+        ("wrn_40_2", "ShuffleV1"),
+    )
 }
 
 distiller_dict: dict[str, Method] = {
@@ -234,6 +264,60 @@ distiller_dict: dict[str, Method] = {
         by_pair=CATKD_WEIGHTS,
         elsewhere="assumed: a weight of the middle of the published ones",
         last_map=True,
+    ),
+    "crcd": Method(
+        "CRCD",
+        "Zhu et al., CVPR 2021",
+        CRCD,
+        alpha=0.9,
+        source=CRCD_ASSUMED,
+        by_pair=CRCD_UNEQUAL_WIDTHS,
+        elsewhere=CRCD_ASSUMED,
+        features=(-1,),
+        trainable=True,
+        schedule={"kd": ((240 / 250, 1.0), (1.0, 0.0)), "other": ((240 / 250, 1.0), (1.0, 0.0))},
+    ),
+    "mgd": Method(
+        "MGD",
+        "Yang et al., ECCV 2022",
+        MGD,
+        beta=7e-5,
+        source="assumed: the weight published for ImageNet, none is for CIFAR-100",
+        last_map=True,
+        trainable=True,
+        pairs=EQUAL_SIZES,
+    ),
+    "ctkd": Method(
+        "CTKD",
+        "Li et al., AAAI 2023",
+        CTKD,
+        gamma=0.1,
+        beta=0.9,
+        source="published: CTKD's script",
+        by_pair={("resnet56", "resnet20"): {"ramp": 10}},
+        elsewhere="assumed: CTKD's script for resnet56 > resnet20",
+        trainable=True,
+        own_T=True,
+    ),
+    "mlkd": Method(
+        "MLKD",
+        "Jin et al., CVPR 2023",
+        MLKD,
+        gamma=0.1,
+        source="published: MLKD's configurations (which train for longer)",
+        strong=True,
+    ),
+    "norm": Method(
+        "NORM",
+        "Liu et al., ICLR 2023",
+        NORM,
+        gamma=0.1,
+        source="published: NORM's README",
+        by_pair=NORM_PLACES,
+        elsewhere=NORM_ASSUMED,
+        features=(-2,),
+        schedule={"other": ((10 / 240, 0.1), (20 / 240, 0.5), (180 / 240, 1.0), (210 / 240, 0.5), (1.0, 0.1))},
+        student=NORMStudent,
     ),
 }
 

@@ -14,18 +14,24 @@ class Output(NamedTuple):
     features: from the stem's output to the pooled vector (B, C); float32 where the method reads them, None elsewhere.
     logits: (B, classes), float32.
     last_map: (B, C, H, W), whose mean over the pixels is the pooled vector; None if the method does not read it.
+    strong: the Output for the strong view of the same images; None if the method asks for none.
     """
 
     features: Sequence[Tensor | None]
     logits: Tensor
     last_map: Tensor | None = None
+    strong: "Output | None" = None
 
 
 class Batch(NamedTuple):
-    """labels (B,), and the images' indices in the training set (B,), both int64."""
+    """labels (B,), and the images' indices in the training set (B,), both int64.
+
+    epoch: int64 scalar on the same device, from 1 on. A tensor, so that a step captured as a CUDA graph sees it change.
+    """
 
     labels: Tensor
     indices: Tensor
+    epoch: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -59,19 +65,27 @@ class Method:
     name, citation: as tables print them.
     loss: builds L_other as loss(pair, **options), a module called with (student, teacher, batch), that is (Output,
         Output, Batch), for a scalar; None where there is no such term. Its keyword-only parameters are the method's
-        options. ValueError for a pair that it is not defined for.
+        options. ValueError for a pair that it is not defined for. If the module has a method `rescale`, CE and KD are
+        given rescale(logits) in place of each network's logits.
     gamma, alpha, beta: the weights of CE, KD and L_other when the method runs alone.
     source: where these and the options' defaults come from, "published: ..." or "assumed: ...".
     by_pair: what is published for single pairs, {(teacher, student): {"beta" or an option: value}}; where it is not
-        empty, the defaults hold for all other pairs, by `elsewhere` (again "published: ..." or "assumed: ...").
+        empty, the defaults hold for all other pairs, by `elsewhere` (again "published: ..." or "assumed: ..."). A
+        "source" among the values is that of this pair.
     features: the indices of the features that the loss reads, a slice or a tuple. preact: before the last ReLU.
     last_map: whether it reads the map before the pooling.
     trainable: whether the loss has parameters, which train with the student and are not deployed.
+    strong: whether the networks also see a strongly augmented view of each image, for Output.strong.
+    own_T: whether a loss on logits brings its temperature, so that --kd_T has no effect on it.
     warmup: epochs over which beta rises linearly from 0.
+    schedule: what multiplies the weight of "kd" or "other" in the course of a run: {term: ((until, factor), ...)},
+        `until` being a share of the epochs, rounded to whole ones, and 1 in the end.
     first_epochs: epochs of a first stage, in which `loss.first_stage(student, teacher, batch)` alone is minimised;
         first_only: whether that is L_other, with its weight beta and on the student, and ends with the stage; if not,
         it trains the loss's own modules only, with weight 1, and its student is None.
-    student: replaces the student by student(network, pair), which is what is evaluated, saved and deployed.
+    student: replaces the student by student(network, pair, **options), which is what is evaluated, saved and deployed.
+        Its keyword-only parameters are options of the method, too. `merged()`, if the network has it, gives the plain
+        network of the same logits.
     pairs: the pairs (teacher, student) that the method is defined for; None for all.
     """
 
@@ -88,10 +102,13 @@ class Method:
     preact: bool = False
     last_map: bool = False
     trainable: bool = False
+    strong: bool = False
+    own_T: bool = False
     warmup: int = 0
+    schedule: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     first_epochs: int = 0
     first_only: bool = False
-    student: Callable[[nn.Module, Pair], nn.Module] | None = None
+    student: Callable[..., nn.Module] | None = None
     pairs: tuple[tuple[str, str], ...] | None = None
 
     @property
@@ -101,14 +118,31 @@ class Method:
 
     @property
     def options(self) -> dict:
-        """The loss's options and their defaults."""
-        parameters = inspect.signature(self.loss).parameters.values() if self.loss else ()
-        return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+        """The options of the loss and of the student that is deployed, and their defaults."""
+        return keyword_only(self.loss) | keyword_only(self.student)
+
+    def make_loss(self, pair: Pair, options: Mapping) -> nn.Module:
+        """L_other with those of the options that are its own."""
+        return self.loss(pair, **{name: options[name] for name in keyword_only(self.loss)})
+
+    def make_student(self, network: nn.Module, pair: Pair, options: Mapping) -> nn.Module:
+        """The network that is deployed in place of `network`, which it takes over, with those options that are its own.
+
+        `network` itself for a method that replaces nothing.
+        """
+        if self.student is None:
+            return network
+        return self.student(network, pair, **{name: options[name] for name in keyword_only(self.student)})
+
+    def factor(self, term: str, epoch: int, epochs: int) -> float:
+        """What the schedule multiplies a term's weight by in one of a run's epochs, counted from 1."""
+        steps = self.schedule.get(term, ((1.0, 1.0),))
+        return next(factor for until, factor in steps if epoch <= int(until * epochs + 0.5))
 
     def settings(self, teacher: str, student: str) -> tuple[float, dict, str]:
         """(beta, options, source of the values) for a pair of architectures."""
         special = dict(self.by_pair.get((teacher, student), {}))
-        source = self.elsewhere if self.by_pair and not special else self.source
+        source = self.elsewhere if self.by_pair and not special else special.pop("source", self.source)
         return special.pop("beta", self.beta), {**self.options, **special}, source
 
     def select(self, features: list[Tensor]) -> list[Tensor | None]:
@@ -117,6 +151,14 @@ class Method:
         read = self.features
         wanted = range(count)[read] if isinstance(read, slice) else [range(count)[index] for index in read]
         return [feature.float() if i in wanted else None for i, feature in enumerate(features)]
+
+
+def keyword_only(build: Callable | None) -> dict:
+    """{name: default} of the keyword-only parameters of a constructor, which are options of a method."""
+    if build is None:
+        return {}
+    parameters = inspect.signature(build).parameters.values()
+    return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
 
 
 def classifier(network: nn.Module) -> tuple[str, nn.Linear]:

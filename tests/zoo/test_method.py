@@ -52,6 +52,54 @@ def test_settings_that_hold_for_every_pair():
     assert Method("Own", "", Loss).settings("t", "s")[2].startswith("assumed: ")
 
 
+def test_a_pair_may_have_a_source_of_its_own():
+    by_pair = {("t", "s"): {"power": 3.0, "source": "assumed: c"}, ("t", "r"): {"power": 1.0}}
+    own = Method("Own", "", Loss, source="published: a", by_pair=by_pair, elsewhere="assumed: b")
+    assert own.settings("t", "s") == (1.0, {"power": 3.0, "form": "mean"}, "assumed: c")
+    assert own.settings("t", "r")[2] == "published: a" and own.settings("s", "t")[2] == "assumed: b"
+
+
+class Inserted(nn.Module):
+    """A student with something in it, as large as an option has it."""
+
+    def __init__(self, network, pair, *, width=3, power=1.0):
+        super().__init__()
+        self.network, self.pair, self.given = network, pair, (width, power)
+
+
+class Recorded(Loss):
+    def __init__(self, pair, *, power=2.0, form="mean"):
+        super().__init__(pair)
+        self.pair, self.given = pair, (power, form)
+
+
+def test_loss_and_deployed_student_are_given_their_own_options():
+    method, network = Method("Own", "", Recorded, student=Inserted), nn.Identity()
+    assert method.options == {"power": 1.0, "form": "mean", "width": 3}
+    options = method.options | {"form": "sum", "width": 7}
+    loss, student = method.make_loss("pair", options), method.make_student(network, "pair", options)
+    assert (loss.given, loss.pair) == ((1.0, "sum"), "pair")
+    assert (student.given, student.network, student.pair) == ((7, 1.0), network, "pair")
+    assert Method("Own", "", Recorded).make_student(network, "pair", options) is network
+
+
+@pytest.mark.parametrize(
+    "epochs, expected",
+    [
+        (8, [0.5, 0.5, 1, 1, 1, 1, 0, 0]),
+        (4, [0.5, 1, 1, 0]),
+        (3, [0.5, 1, 0]),  # a quarter and three quarters of 3, rounded
+        (2, [0.5, 1]),
+        (1, [1]),
+    ],
+)
+def test_a_schedule_multiplies_a_weight_by_shares_of_the_run(epochs, expected):
+    method = Method("Own", "", Loss, schedule={"other": ((0.25, 0.5), (0.75, 1.0), (1.0, 0.0))})
+    assert [method.factor("other", epoch, epochs) for epoch in range(1, epochs + 1)] == expected
+    assert {method.factor("kd", epoch, epochs) for epoch in range(1, epochs + 1)} == {1.0}
+    assert Method("Own", "").factor("other", 1, epochs) == 1.0
+
+
 def test_options_are_the_keyword_only_parameters():
     assert OWN.options == {"power": 2.0, "form": "mean"}
     assert Method("None", "").options == {}
@@ -77,7 +125,8 @@ def test_features_are_selected_and_cast(read, expected):
 
 
 def test_the_methods_on_logits_read_nothing_else():
-    assert {key for key, method in distiller_dict.items() if method.on_logits} == {"kd", "dkd", "dist"}
+    on_logits = {key for key, method in distiller_dict.items() if method.on_logits}
+    assert on_logits == {"kd", "dkd", "dist", "ctkd", "mlkd"}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from models import model_dict
 EVERY_METHOD = pytest.mark.parametrize("key, method", distiller_dict.items(), ids=list(distiller_dict))
 
 # The baselines as the published tables name them; logit standardisation is an option of those on logits.
-BASELINES = """KD FitNet AT SP CC VID RKD PKT AB FT FSP NST CRD OFD ReviewKD DKD DIST KD-SVD CAT-KD SRRL SemCKD SimKD"""
+BASELINES = """KD FitNet AT SP CC VID RKD PKT AB FT FSP NST CRD OFD ReviewKD DKD DIST KD-SVD CAT-KD SRRL SemCKD SimKD
+CRCD MGD CTKD MLKD NORM"""
 
 
 def test_every_baseline_is_there_once():
@@ -30,8 +31,11 @@ def test_pairs_are_of_known_networks_and_their_settings_are_options(key, method)
     for pair in [*method.by_pair, *(method.pairs or ())]:
         assert len(pair) == 2 and set(pair) <= model_dict.keys(), pair
     for pair, settings in method.by_pair.items():
-        assert settings and settings.keys() <= {"beta", *method.options}, pair
+        assert settings and settings.keys() <= {"beta", "source", *method.options}, pair
+        assert settings.get("source", "assumed: ").startswith(("published: ", "assumed: "))
         for name, value in settings.items():
+            if name == "source":
+                continue
             default = method.beta if name == "beta" else method.options[name]
             assert type(value) is type(default), (pair, name)
 
@@ -41,6 +45,15 @@ def test_options_have_a_default_of_a_plain_type(key, method):
     """The type by which a text from the command line is read."""
     for name, default in method.options.items():
         assert type(default) in (bool, int, float, str), name
+
+
+@EVERY_METHOD
+def test_a_schedule_is_of_shares_that_rise_to_1(key, method):
+    assert method.schedule.keys() <= {"kd", "other"}
+    for steps in method.schedule.values():
+        shares = [until for until, _ in steps]
+        assert shares == sorted(set(shares)) and shares[0] > 0 and shares[-1] == 1.0
+        assert max(factor for _, factor in steps) == 1.0
 
 
 @EVERY_METHOD
