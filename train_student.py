@@ -74,7 +74,11 @@ def main(args) -> None:
     loader, first = TrainLoader(train_set, settings.training.batch_size, repetition.seed), []
     about = {"arch": args.model_s, "num_classes": classes, "dataset": args.dataset}
     if objective.student is not student:
-        about["replaced"] = {"distill": settings.loss.distill, "arch_t": teacher.arch}
+        about["replaced"] = {
+            "distill": settings.loss.distill,
+            "arch_t": teacher.arch,
+            "options": settings.options,
+        }
     student_run.hold()
     if settings.loss.first_epochs:
         own = dataclasses.replace(settings.training, epochs=settings.loss.first_epochs, lr_decay_epochs=())

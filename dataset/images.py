@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .info import DatasetInfo, Span
+from .strong import strong_view
 
 
 class Normalization:
@@ -66,6 +67,12 @@ class ImageSet:
         for indices in requests:
             indices = indices.to(self.device)
             yield self.normalize(self.images[indices]), self.labels[indices]
+
+    def strong_view(self, seed: int, epoch: int, images: Tensor, indices: Tensor) -> Tensor:
+        """A strongly augmented view, with a crop of its own, of the images with the indices (B,), as `augmented` gives
+        images. `images`, which that has made of them, are not needed here."""
+        view = strong_view(self.images[indices], seed, epoch, indices, self.info.padding, self.info.flip)
+        return self.normalize(view)
 
     def plan(self, seed: int, epoch: int) -> "EpochPlan":
         """The random choices of an epoch; those last asked for are kept."""

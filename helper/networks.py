@@ -1,6 +1,7 @@
 """A network from anybody's checkpoint, and the network that a method deploys in place of the student."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from torch import nn
 
 from dataset import dataset_dict
 from distiller_zoo import Method, Pair, classifier, distiller_dict
-from models import create_model, map_shape, resolve_name
+from models import create_model, feature_shapes, map_shape, resolve_name
 
 from .errors import UserError
 from .files.checkpoint import load, state_dict_of, weights_sha256
@@ -58,7 +59,7 @@ def load_network(
         raise UserError(f"{path}: trained on {trained_on}, found --dataset {dataset}; give the same")
     replaced = _replaced(content, path)
     with torch.device("meta"):  # names and shapes only
-        head = "classifier.bias" if replaced else list(create_model(arch).state_dict())[-1]
+        head = list(state_dict if replaced else create_model(arch).state_dict())[-1]
     classes = state_dict[head].shape[0] if head in state_dict and state_dict[head].ndim else 0
     model = create_model(arch, max(1, classes))
     if replaced:
@@ -113,7 +114,7 @@ def _epoch(content: dict[str, Any]) -> int | None:
     return epoch if isinstance(epoch, int) else None
 
 
-def _replaced(content: dict[str, Any], path: str | Path) -> dict[str, str] | None:
+def _replaced(content: dict[str, Any], path: str | Path) -> dict[str, Any] | None:
     """What the file says of a student in which a method replaced a part."""
     replaced = content.get("replaced")
     if replaced is None:
@@ -122,6 +123,7 @@ def _replaced(content: dict[str, Any], path: str | Path) -> dict[str, str] | Non
         isinstance(replaced, dict)
         and replaced.get("distill") in distiller_dict
         and isinstance(replaced.get("arch_t"), str)
+        and isinstance(replaced.get("options", {}), dict)
         and content.get("dataset") in dataset_dict
     )
     if not known:
@@ -138,23 +140,33 @@ def check_map(method: Method, name: str, *networks: nn.Module) -> None:
             )
 
 
-def replaced_student(key: str, student: nn.Module, teacher: nn.Module, image_size: int) -> nn.Module:
-    """The network that a method deploys in place of the student, or the student itself. It takes the student over."""
+def replaced_student(
+    key: str, student: nn.Module, teacher: nn.Module, image_size: int, options: Mapping[str, Any]
+) -> nn.Module:
+    """The network that a method deploys in place of the student, or the student itself. It takes the student over.
+
+    options: of the method, by name.
+    """
     method = distiller_dict[key]
     if method.student is None:
         return student
     check_map(method, key, student, teacher)
     pair = Pair(
-        (),
-        (),
+        shapes_s=feature_shapes(student, image_size),
+        shapes_t=feature_shapes(teacher, image_size),
         map_s=map_shape(student, image_size),
         map_t=map_shape(teacher, image_size),
         classifier_t=classifier(teacher)[1],
     )
     device = next(student.parameters()).device
-    return method.student(student, pair).to(device, memory_format=torch.channels_last)
+    try:
+        return method.make_student(student, pair, options).to(device, memory_format=torch.channels_last)
+    except ValueError as error:
+        raise UserError(f"--distill {key}: {error} (train_student.py --list shows options and pairs)") from None
 
 
-def load_replaced(replaced: dict[str, str], student: nn.Module, num_classes: int, image_size: int) -> nn.Module:
+def load_replaced(replaced: dict[str, Any], student: nn.Module, num_classes: int, image_size: int) -> nn.Module:
     """The network that a checkpoint's `replaced` describes, with fresh weights."""
-    return replaced_student(replaced["distill"], student, create_model(replaced["arch_t"], num_classes), image_size)
+    key, teacher = replaced["distill"], create_model(replaced["arch_t"], num_classes)
+    options = distiller_dict[key].options | replaced.get("options", {})
+    return replaced_student(key, student, teacher, image_size, options)

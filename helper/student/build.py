@@ -1,5 +1,6 @@
 """A student and its objective, built from the settings: the one place for script, benchmarks and tests."""
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,7 +37,7 @@ def build_objective(
     """
     loss, clouds, info = settings.loss, settings.clouds, train_set.info
     if loss.beta:
-        student = replaced_student(loss.distill, student, teacher.model, info.image_size)
+        student = replaced_student(loss.distill, student, teacher.model, info.image_size, settings.options)
     widths = (
         layer_width(student, loss.tda_layer_s, info.num_classes, "--tda_layer_s", info.image_size),
         layer_width(teacher.model, clouds.tda_layer_t, info.num_classes, "--tda_layer_t", info.image_size),
@@ -51,6 +52,8 @@ def build_objective(
         topology=topology.module if topology else None,
         layer_t=clouds.tda_layer_t,
         widths=widths,
+        epochs=settings.training.epochs,
+        strong_view=partial(train_set.strong_view, settings.repetition.seed),
     )
     objective.probe = Probe(probe_batches(train_set, clouds.batch_size), topology.specs if topology else ())
     return objective.to(settings.data.device), topology.r2 if topology else None
@@ -81,6 +84,6 @@ def build_loss(
         kd_T=loss.kd_T,
     )
     try:
-        return method.loss(pair, **settings.options)
+        return method.make_loss(pair, settings.options)
     except ValueError as error:
         raise UserError(f"--distill {loss.distill}: {error} (--list shows options and pairs)") from None

@@ -1,5 +1,6 @@
 """The student's objective: gamma * CE + alpha * KD + beta * L_other + delta * L_top (TopKD, ICML 2024, section 3)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -45,6 +46,9 @@ class Distillation(Objective):
     topology: called with the clouds (n, d) of student and teacher. layer_t: the teacher's layer that it reads.
     widths: of these clouds, the student's and the teacher's; where they differ, a trainable 1 x 1 convolution with
     bias maps the student's to the teacher's width. It is no part of the deployed student.
+    epochs: of the run, for methods whose weights follow a schedule.
+    strong_view: called with (epoch, images, indices) for a strongly augmented view of these images, for methods that
+    compare two views.
     """
 
     def __init__(
@@ -58,6 +62,8 @@ class Distillation(Objective):
         topology: nn.Module | None = None,
         layer_t: int = -1,
         widths: tuple[int, int] | None = None,
+        epochs: int = 240,
+        strong_view: Callable[[int, Tensor, Tensor], Tensor] | None = None,
     ):
         method = distiller_dict[loss.distill]
         beta = 0.0 if method.first_only else loss.beta
@@ -69,11 +75,18 @@ class Distillation(Objective):
         self.projection = None
         if topology is not None and widths is not None and widths[0] != widths[1]:
             self.projection = nn.Conv2d(*widths, kernel_size=1)
+        self.full_weights, self.epochs, self.strong_view = dict(self.weights), epochs, strong_view
+        self.epoch_number = 1
+        self.register_buffer("epoch", torch.ones((), dtype=torch.int64), persistent=False)
         self.probe = None  # a Probe, where the run is diagnosed
 
     def begin(self, epoch: int) -> None:
+        self.epoch_number = epoch
+        self.epoch.fill_(epoch)
+        for term in self.weights.keys() & {"kd", "other"}:
+            self.weights[term] = self.full_weights[term] * self.method.factor(term, epoch, self.epochs)
         if "other" in self.weights and self.loss.warmup:
-            self.weights["other"] = self.beta * min(epoch / self.loss.warmup, 1.0)
+            self.weights["other"] *= min(epoch / self.loss.warmup, 1.0)
 
     def forward(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         step = self.compute(images, labels, indices)
@@ -88,16 +101,30 @@ class Distillation(Objective):
         feature = read_layer(student.features, student.logits, self.layer_s)
         terms = {}
         if "ce" in self.weights:
-            terms["ce"] = F.cross_entropy(student.logits.float(), labels)
+            terms["ce"] = F.cross_entropy(self.rescaled(student.logits), labels)
         if teacher is not None:
             if "kd" in self.weights:
-                terms["kd"] = self.kd(self.softened(student.logits), self.softened(teacher.logits))
+                terms["kd"] = self.kd(*(self.softened(self.rescaled(each.logits)) for each in (student, teacher)))
             if "other" in self.weights:
-                terms["other"] = self.other(self.output(student), self.output(teacher), Batch(labels, indices))
+                terms["other"] = self.compare(student, teacher, images, Batch(labels, indices, self.epoch))
             if "top" in self.weights:
                 cloud = as_cloud(read_layer(teacher.features, teacher.logits, self.layer_t))
                 terms["top"] = self.frozen.topology(self.student_cloud(feature), cloud)
         return Step(student.logits, terms, feature)
+
+    def compare(self, student: Reading, teacher: Reading, images: Tensor, batch: Batch) -> Tensor:
+        """L_other, of a second view of the images too where the method asks for it."""
+        outputs = self.output(student), self.output(teacher)
+        if self.method.strong:
+            view = self.strong_view(self.epoch_number, images, batch.indices)
+            with torch.no_grad():
+                strong_t = self.read(self.frozen.teacher, view)
+            strong_s = self.read(self.student, view)
+            outputs = (
+                outputs[0]._replace(strong=self.output(strong_s)),
+                outputs[1]._replace(strong=self.output(strong_t)),
+            )
+        return self.other(*outputs, batch)
 
     def read(self, network: nn.Module, images: Tensor) -> Reading:
         """What a network makes of images (B, 3, H, W), as the method reads it."""
@@ -107,13 +134,21 @@ class Distillation(Objective):
         with autocast(images.device, self.amp):
             return Reading(*forward(network, images, preact, last_map))
 
+    def rescaled(self, logits: Tensor) -> Tensor:
+        """Logits in float32 as CE and KD see them, which a method may rescale."""
+        if hasattr(self.other, "rescale"):
+            return self.other.rescale(logits.float())
+        return logits.float()
+
     def softened(self, logits: Tensor) -> Tensor:
-        """Logits as KD is given them."""
-        return standardize(logits.float()) if self.loss.logit_stand else logits.float()
+        """Logits as methods on logits are given them."""
+        return standardize(logits) if self.loss.logit_stand else logits
 
     def output(self, reading: Reading) -> Output:
         """What the method's loss is given of a network, in float32."""
-        logits = self.softened(reading.logits) if self.method.on_logits else reading.logits.float()
+        logits = reading.logits.float()
+        if self.method.on_logits:
+            logits = self.softened(logits)
         last_map = None if reading.last_map is None else reading.last_map.float()
         return Output(self.method.select(reading.features), logits, last_map)
 

@@ -43,6 +43,10 @@ def _about(method: Method) -> list[str]:
         lines.append(f"a first stage of {method.first_epochs} epochs{whole}")
     if method.warmup:
         lines.append(f"warm-up of {method.warmup} epochs")
+    if method.schedule:
+        lines.append("weights that follow the epochs")
+    if method.strong:
+        lines.append("a second, strongly augmented view")
     if method.student is not None:
         lines.append("replaces part of the student")
     return lines

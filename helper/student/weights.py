@@ -215,9 +215,10 @@ def check_effect(
     if loss.set and not beta:
         refuse("set")
     softens = weights["alpha"] > 0 or (beta > 0 and method.on_logits)
+    reads_T = weights["alpha"] > 0 or (beta > 0 and method.on_logits and not method.own_T)
     if loss.logit_stand and not softens:
         refuse("logit_stand")
-    if loss.kd_T is not None and not softens:
+    if loss.kd_T is not None and not reads_T:
         refuse("kd_T")
     if loss.warmup is not None and not (method.warmup and beta):
         refuse("warmup")
@@ -240,8 +241,8 @@ def check_effect(
 
     if topology and clouds.batch_size < 2:
         raise UserError(
-            f"--batch_size: found {clouds.batch_size}, expected at least 2 with --topology {topology}, because a single "
-            "point has no diagram"
+            f"--batch_size: found {clouds.batch_size}, expected at least 2 with --topology {topology}, because a "
+            "single point has no diagram"
         )
     if topology == "wasserstein" and clouds.dim != "0":
         raise UserError(f"--dim: found {clouds.dim}, but --topology wasserstein is defined for dimension 0")

@@ -143,8 +143,8 @@ class Trainer:
         passed, now = ([epoch for epoch in epochs if epoch < done] for epochs in (old, self.training.lr_decay_epochs))
         if passed != now:
             raise UserError(
-                f"--lr_decay_epochs: {done} epochs of {self.run.folder} are done with a decay after {passed or 'none'}, "
-                f"which would now be after {now or 'none'}; a run continues only under the rates that it has had: give "
+                f"--lr_decay_epochs: {done} epochs of {self.run.folder} are done with a decay after {passed or 'none'}"
+                f", now it would be after {now or 'none'}; a run continues only under the rates that it has had: give "
                 "the old ones, or another --name"
             )
 
