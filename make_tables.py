@@ -1,13 +1,14 @@
 """Tables of results: runs that have finished, beside what was published.
 
-    python make_tables.py                            # results/runs/*.csv, results/published.csv -> results/tables.md, .tex
-    python make_tables.py --into results/README.md   # and the CIFAR-100 tables into a file, between two marker lines
+    python make_tables.py                           # results/runs/*.csv and results/published.csv -> results/tables.md
+    python make_tables.py --into results/README.md  # and the CIFAR-100 tables into a file, between two marker lines
     python make_tables.py --runs results/demo/results/runs --out results/demo/tables.md
 
-The published pairs come first: last epochs, what topology adds to its control, best epochs. Then everything measured, a
-table for each data set, teacher, student and schedule, and the ablations. Rows are averaged only when all their options
-agree but trial and seed; otherwise the differing options are named and no table is written. Rows brought from other
-machines belong into the same folder. The LaTeX file needs the packages booktabs and adjustbox.
+A LaTeX file is written beside the Markdown one; it needs the packages booktabs and adjustbox. The published pairs come
+first: last epochs, what topology adds to its control, best epochs. Then everything measured, a table for each data set,
+teacher, student and schedule, and the ablations. Rows are averaged only when all their options agree but trial and
+seed; otherwise the differing options are named and no table is written. Rows brought from other machines belong into
+the same folder.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Finished runs and published accuracies: their rows are read, checked, grouped and compared.
 
-What a run is stands in the columns of its row. Rows that agree in those of IDENTITY are repetitions of one run (`Runs`):
-they must agree in every setting but the seed, or nothing is averaged. Names of runs are not read.
+What a run is stands in the columns of its row, not in its name. Rows that agree in those of IDENTITY are repetitions
+of one run (`Runs`): they must agree in every setting but the seed, or nothing is averaged.
 """
 
 import csv
@@ -273,7 +273,7 @@ def control_of(runs: Runs, others: Iterable[Runs]) -> Runs | None:
         return None
 
     def is_control(other: Runs) -> bool:
-        if not other["delta"] or float(other["delta"]) != 0:
+        if other.pair != runs.pair or not other["delta"] or float(other["delta"]) != 0:
             return False
         settings = other.rows[0].keys() - MAY_DIFFER - TOPOLOGY
         return all(other[name] in ("", runs[name]) for name in settings)

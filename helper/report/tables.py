@@ -321,7 +321,7 @@ def ablations(runs: Sequence[Runs]) -> list[Table]:
 
 
 def arms_of(table: catalogue.Table, runs: Sequence[Runs]) -> dict[str, dict[str, Runs]]:
-    """The runs of a table's arms, which are those of equal method and variant: by column (a pair, a teacher) and arm."""
+    """The runs of a table's arms, those of equal method and variant, by column (a pair with one teacher) and arm."""
     columns = {}
     for row in table.rows:
         teacher, student = catalogue.names_of(row)
