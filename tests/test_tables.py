@@ -1,22 +1,35 @@
-"""make_tables.py, helper/results.py and helper/tables.py: the numbers of a table, and what is refused."""
+"""make_tables.py and helper/report: the numbers of a table, what is averaged, and what is refused."""
 
 import csv
 import math
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-import scipy.stats
-from test_clouds import refused
+from support.running import refused
 
 import make_tables
 import train_student
-from helper.options import UserError, resolve_training
-from helper.pairs import resolve_weights, without_effect
-from helper.results import paired_difference, read_csv, read_published, read_runs, repetitions, summary
-from helper.runs import NOT_PART_OF_A_RUN, plain
-from helper.tables import grid, latex, markdown
+from helper.cli.parser import read
+from helper.errors import UserError
+from helper.report.layout import latex, markdown
+from helper.report.results import (
+    LATER_COLUMNS,
+    paired_difference,
+    read_csv,
+    read_published,
+    read_runs,
+    repetitions,
+    summary,
+)
+from helper.report.tables import grid
+from helper.settings import NOT_PART_OF_A_RUN, STUDENT_SECTIONS, plain
+from helper.student.names import method_name, schedule
+from helper.student.weights import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "results" / "published.csv"
@@ -25,11 +38,12 @@ WITHOUT_TOPOLOGY = {"delta": 0.0, "topology": "", "dim": "", "tda_layer_s": ""}
 
 
 def write_run(folder, method="KD", seed=1, last=69.0, best=70.0, **changes):
-    """A row as train_student.py leaves it; returns its file."""
-    pair = changes.get("teacher", "resnet56"), changes.get("student", "resnet20")
+    """A row as train_student.py leaves it, in a file named by what tells it from the other rows; returns the file."""
     row = {
-        "run": f"{'-'.join(pair)}_{changes.get('dataset', 'cifar100')}_{method}_trial{seed}",
+        "run": "",
         "method": method,
+        "variant": "",
+        "schedule": "",
         "teacher": "resnet56",
         "student": "resnet20",
         "teacher_acc": 73.5,
@@ -58,6 +72,9 @@ def write_run(folder, method="KD", seed=1, last=69.0, best=70.0, **changes):
     } | changes
     if method in ("KD", "KD-control", "CE"):
         row |= WITHOUT_TOPOLOGY | changes
+    if "run" not in changes:
+        names = ("teacher", "student", "dataset", "method", "variant", "schedule", "teacher_sha256", "trial")
+        row["run"] = "_".join(str(row[name]) for name in names if row[name] != "")
     folder.mkdir(exist_ok=True)
     path = folder / f"{row['run']}.csv"
     with open(path, "w", newline="") as file:
@@ -123,21 +140,26 @@ def test_one_run_has_no_deviation_and_none_no_mean():
     assert (summary([1.005, 1.015], 3), summary([1.5]), summary([])) == ("1.010 ± 0.007 (2)", "1.50", "-")
 
 
-def test_paired_interval_by_hand_and_by_scipy():
+def test_paired_interval_by_hand():
     # Seed 1 has no partner. Differences 1, 2, 6: mean 3, squares 4 + 1 + 9, s = sqrt(7); t(0.975, 2) = 4.302653.
-    values, control = {"1": 9.0, "2": 71.0, "3": 72.0, "4": 76.0}, {"2": 70.0, "3": 70.0, "4": 70.0, "5": 0.0}
-    mean, half, n = paired_difference(values, control)
-    assert (mean, n) == (3, 3)
-    assert half == pytest.approx(4.302653 * math.sqrt(7 / 3), rel=1e-6)
-    interval = scipy.stats.ttest_rel([71.0, 72.0, 76.0], [70.0] * 3).confidence_interval(0.95)
-    assert (mean - half, mean + half) == pytest.approx((interval.low, interval.high), rel=1e-9)
+    values, control = {"1": 9.0, "2": 71.0, "3": 72.0, "4": 76.0}, {"4": 70.0, "3": 70.0, "2": 70.0, "5": 0.0}
+    mean, low, high, pairs = paired_difference(values, control)
+    assert (mean, pairs) == (3, 3)
+    half = 4.302653 * math.sqrt(7 / 3)
+    assert (low, high) == pytest.approx((3 - half, 3 + half), rel=1e-6)
+
+
+def test_equal_differences_have_an_interval_without_width(recwarn):
+    assert paired_difference({"1": 2.0, "2": 3.0, "3": 4.0}, {"1": 1.0, "2": 2.0, "3": 3.0}) == (1, 1, 1, 3)
+    assert paired_difference({"1": 2.0, "2": 3.0, "3": 4.0}, {"1": 2.0, "2": 3.0, "3": 4.0}) == (0, 0, 0, 3)
+    assert not recwarn.list
 
 
 def test_two_pairs_have_no_interval_and_none_no_mean():
-    mean, half, n = paired_difference({"1": 3.0, "2": 1.0}, {"1": 1.0, "2": 1.0})
-    assert (mean, n) == (1, 2) and math.isnan(half)
-    mean, half, n = paired_difference({"1": 3.0}, {"2": 1.0})
-    assert n == 0 and math.isnan(mean) and math.isnan(half)
+    mean, low, high, pairs = paired_difference({"1": 3.0, "2": 1.0}, {"1": 1.0, "2": 1.0})
+    assert (mean, pairs) == (1, 2) and math.isnan(low) and math.isnan(high)
+    mean, low, high, pairs = paired_difference({"1": 3.0}, {"2": 1.0})
+    assert pairs == 0 and math.isnan(mean) and math.isnan(low) and math.isnan(high)
 
 
 def test_difference_to_the_control_is_paired_by_seed(runs, tables):
@@ -145,7 +167,7 @@ def test_difference_to_the_control_is_paired_by_seed(runs, tables):
     for seed, last in ((1, 70.0), (2, 72.0), (3, 71.0), (4, 50.0)):
         write_run(runs, "KD-control", seed, last)
     for trial, seed, last in ((7, 3, 72.0), (8, 1, 72.0), (9, 2, 75.0)):
-        write_run(runs, "TopKD", seed, last, trial=trial, run=f"resnet56-resnet20_cifar100_TopKD_trial{trial}")
+        write_run(runs, "TopKD", seed, last, trial=trial)
     text = tables()
     # Differences 1, 2, 3: mean 2, s = 1, half width 4.302653 / sqrt(3) = 2.4841.
     assert cells(text, "TopKD")["last - control"] == "+2.00 [-0.48, +4.48] (3)"
@@ -154,7 +176,15 @@ def test_difference_to_the_control_is_paired_by_seed(runs, tables):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"alpha": 1.0}, {"epochs": 100}, {"lr": 0.1}, {"teacher_sha256": "cd34"}, {"seed": 2}, {"amp": "bf16"}],
+    [
+        {"alpha": 1.0},
+        {"epochs": 100},
+        {"lr": 0.1},
+        {"teacher_sha256": "cd34"},
+        {"seed": 2},
+        {"amp": "bf16"},
+        {"schedule": "e100"},
+    ],
     ids=lambda changes: next(iter(changes)),
 )
 def test_what_differs_from_the_run_is_no_control(runs, tables, changes):
@@ -192,27 +222,48 @@ def test_few_runs_short_schedules_and_assumed_weights_are_marked(runs, tables):
 
 def test_a_method_with_other_settings_is_a_row_of_its_own(runs, tables):
     write_run(runs, "TopKD", last=70)
-    write_run(runs, "TopKD", last=60, run="resnet56-resnet20_cifar100_TopKD_d10_dim1_trial1", delta=10)
-    write_run(runs, "TopKD", last=50, run="mine_trial1", lr=0.1)
-    write_run(runs, "TopKD", last=40, run="resnet56-resnet20_cifar100_TopKDlike_trial1", lr=0.1)
+    write_run(runs, "TopKD", last=60, variant="d10 dim1", delta=10)
+    write_run(runs, "TopKD", last=50, variant="T2", kd_T=2.0)
     text = tables()
     assert cells(text, "TopKD \\*")["last"] == "70.00"
     assert cells(text, "TopKD d10 dim1 \\*")["last"] == "60.00"
-    assert cells(text, "TopKD (mine) \\*")["last"] == "50.00"
-    assert cells(text, "TopKD (resnet56-resnet20_cifar100_TopKDlike) \\*")["last"] == "40.00"
+    assert cells(text, "TopKD T2 \\*")["last"] == "50.00"
 
 
-def test_pairs_teachers_and_networks_alone_have_their_own_tables(runs, tables):
-    write_run(runs, "KD")
-    write_run(runs, "KD", run="resnet56-resnet20_cifar100_KD_e9_trial2", teacher_sha256="cd34", teacher_acc="")
-    alone = {"teacher": "", "teacher_sha256": "", "teacher_acc": ""}
-    write_run(runs, "CE", run="resnet56_cifar100_trial1", student="resnet56", **alone)
-    write_run(runs, "CE", run="resnet20_cifar100_small_trial1", student="resnet20", **alone)
+def test_names_of_runs_are_not_read(runs, tables):
+    """Repetitions with names of other methods, pairs and trials; a run with the name of a repetition."""
+    write_run(runs, "TopKD", 1, 70.0, run="resnet8-resnet8_digits_CE_d10_trial7")
+    write_run(runs, "TopKD", 2, 71.0, run="mine")
+    write_run(runs, "TopKD", 3, 72.0, run="resnet56-resnet20_cifar100_TopKD_dim1_e24_trial1")
+    write_run(runs, "TopKD", 4, 60.0, run="resnet8-resnet8_digits_CE_d10_trial8", variant="d10", delta=10.0)
     text = tables()
-    assert text.count("## ") == 3
-    assert "## cifar100: resnet56 (accuracy unknown) > resnet20" in text
-    rows = lines_of(section(text, "cifar100: trained alone"))[2:]
-    assert [(row[0], row[1]) for row in rows] == [("resnet20 small \\*", "70.00"), ("resnet56 \\*", "70.00")]
+    assert cells(text, "TopKD")["last"] == "71.00 ± 1.00 (3)" and cells(text, "TopKD d10 \\*")["last"] == "60.00"
+    assert text.count("## ") == 1 and len(lines_of(text)) == 4
+
+
+def test_pairs_teachers_schedules_and_networks_alone_have_their_own_tables(runs, tables):
+    write_run(runs, "KD")
+    write_run(runs, "KD", teacher_sha256="cd34", teacher_acc="")
+    write_run(runs, "KD", last=60, schedule="e24 bf16", epochs=24, amp="bf16")
+    alone = {"teacher": "", "teacher_sha256": "", "teacher_acc": ""}
+    write_run(runs, "CE", student="resnet56", **alone)
+    write_run(runs, "CE", student="resnet20", **alone)
+    write_run(runs, "CE", student="resnet20", schedule="e24", epochs=24, last=61.0, **alone)
+    text = tables()
+    titles = re.findall("^## (.*)$", text, re.MULTILINE)
+    assert titles == [
+        "cifar100: trained alone",
+        "cifar100: trained alone, schedule e24",
+        "cifar100: resnet56 (73.50 %) > resnet20",
+        "cifar100: resnet56 (73.50 %) > resnet20, schedule e24 bf16",
+        "cifar100: resnet56 (accuracy unknown) > resnet20",
+    ]
+    rows = lines_of(section(text, "cifar100: trained alone\n"))[2:]
+    assert [(row[0], row[2]) for row in rows] == [("resnet20 \\*", "69.00"), ("resnet56 \\*", "69.00")]
+    scaled = section(text, "cifar100: trained alone, schedule e24")
+    assert cells(scaled, "resnet20 \\*†")["last"] == "61.00" and "e8 for 8 epochs" in scaled
+    assert cells(section(text, "cifar100: resnet56 (73.50 %) > resnet20, schedule"), "KD \\*†")["last"] == "60.00"
+    assert "e8 for 8 epochs" not in section(text, "cifar100: resnet56 (73.50 %) > resnet20\n")
 
 
 @pytest.mark.parametrize(
@@ -220,15 +271,14 @@ def test_pairs_teachers_and_networks_alone_have_their_own_tables(runs, tables):
     [
         ({"lr": 0.1}, "lr is 0.05 and 0.1"),
         ({"epochs": 100, "amp": "bf16"}, "amp is nothing and bf16; epochs is 240 and 100"),
-        ({"teacher_sha256": "cd34"}, "teacher_sha256 is ab12 and cd34"),
         ({"alpha": 4.0, "delta": 1.0}, "alpha is 2.0 and 4.0; delta is 0.0 and 1.0"),
-        ({"seed": 1, "trial": 2, "run": "resnet56-resnet20_cifar100_KD_trial2"}, "a seed comes twice"),
+        ({"seed": 1, "trial": 2}, "a seed is duplicated"),
     ],
 )
 def test_refuses_to_average_what_is_no_repetition(runs, tables, changes, complaint):
     write_run(runs, seed=1)
     write_run(runs, **{"seed": 2} | changes)
-    with pytest.raises(UserError, match=r"KD_trial1.csv, .*KD_trial2.csv: no repetitions of one run") as error:
+    with pytest.raises(UserError, match=r"_KD_ab12_1.csv, .*_KD_ab12_2.csv: no repetitions of one run") as error:
         tables()
     assert complaint in str(error.value)
     assert not Path("tables.md").exists()
@@ -252,8 +302,11 @@ def test_published_numbers_stand_beside_ours(runs, tables):
     for seed, last, best in ((1, 71.0, 72.5), (2, 72.0, 73.5), (3, 73.0, 74.5)):
         write_run(runs, "TopKD", seed, last, best)
         write_run(runs, "KD-control", seed, 70.5)
-    write_run(runs, "CE", run="resnet20_cifar100_trial1", teacher="", teacher_sha256="", teacher_acc="", last=68.8)
-    write_run(runs, "TopKD", last=9.0, run="resnet56-resnet20_cifar100_TopKD_d25_trial1", delta=25.0)
+    alone = {"teacher": "", "teacher_sha256": "", "teacher_acc": ""}
+    write_run(runs, "CE", last=68.8, **alone)
+    write_run(runs, "CE", last=50.8, schedule="e24", epochs=24, **alone)  # not comparable
+    write_run(runs, "TopKD", last=9.0, variant="d25", delta=25.0)
+    write_run(runs, "TopKD", last=8.0, variant="d25", schedule="e24", epochs=24, delta=25.0)
     text = tables("--published", PUBLISHED)
     last = section(text, "cifar100, homogeneous pairs: top-1, ours of the last epoch")
     pair, published = "resnet56 > resnet20", "resnet56 > resnet20 published"
@@ -264,23 +317,24 @@ def test_published_numbers_stand_beside_ours(runs, tables):
     assert cells(last, "KD")[pair] == "-" and cells(last, "KD")[published] == "70.66 L1"
     assert cells(last, "DKD")[published] == "71.97 B3" and cells(last, "DIST")[published] == "71.75 ± 0.30 ?4"
     assert cells(last, "TopKD")[pair] == "72.00 ± 1.00 (3)" and cells(last, "TopKD d25")[pair] == "9.00 \\*"
+    assert cells(last, "TopKD d25 e24")[pair] == "8.00 \\*†" and "50.80" not in last
     assert cells(last, "TopKD")[published] == "71.74 B6, 71.66 L6, 70.99 L7"
     notes = " ".join(last.split())
     assert "L last epoch, B best test epoch, ? not stated; 1 RepDistiller README; 2 NORM README; 3 mdistiller" in notes
     order = [row[0] for row in lines_of(last)[2:]]
-    assert order[:5] == ["teacher", "CE", "KD", "KD-control", "FitNet"] and order[-2:] == ["TopKD", "TopKD d25"]
+    assert order[:5] == ["teacher", "CE", "KD", "KD-control", "FitNet"]
+    assert order[-3:] == ["TopKD", "TopKD d25", "TopKD d25 e24"]
     best = section(text, "cifar100, homogeneous pairs: top-1, ours of the best test epoch")
     assert cells(best, "TopKD")[pair] == "73.50 ± 1.00 (3)"
     added = section(text, "cifar100, homogeneous pairs: last epoch against the control")
-    assert cells(added, "TopKD")[pair] == "+1.50 [-0.98, +3.98] (3)" and len(lines_of(added)) == 4
+    assert cells(added, "TopKD")[pair] == "+1.50 [-0.98, +3.98] (3)"
+    assert [row[0] for row in lines_of(added)[2:]] == ["TopKD", "TopKD d25"]  # TopKD d25 e24 has no control
     assert "heterogeneous pairs: top-1, ours of the last epoch" in text and "heterogeneous pairs: last" not in text
 
 
 def test_two_teachers_of_a_pair_are_two_columns(runs, tables):
     write_run(runs, "TopKD", last=71.0)
-    write_run(
-        runs, "TopKD", last=61.0, run="resnet56-resnet20_cifar100_TopKD_e9_trial1", teacher_sha256="cd34", teacher_acc=9
-    )
+    write_run(runs, "TopKD", last=61.0, schedule="e9", teacher_sha256="cd34", teacher_acc=9)
     text = tables("--published", PUBLISHED)
     ours = [found for found in columns(text, "teacher") if "teacher" in found[0]]
     assert ours == [("resnet56 > resnet20 teacher ab12", "73.50"), ("resnet56 > resnet20 teacher cd34", "9.00")]
@@ -330,10 +384,10 @@ def test_published_csv_holds_the_published_tables():
 def test_tables_are_put_between_the_markers_of_a_file(runs, tables):
     for seed in (1, 2, 3):
         write_run(runs, "TopKD", seed, 71.0 + seed)
-        write_run(runs, "TopKD", seed, run=f"resnet56-resnet20_cifar100_TopKD_d25_trial{seed}", delta=25.0)
+        write_run(runs, "TopKD", seed, variant="d25", delta=25.0)
         write_run(runs, "KD-control", seed, 71.0)
-        write_run(runs, "KD-control", seed, epochs=24, run=f"resnet56-resnet20_cifar100_KD-control_e24_trial{seed}")
-    document = Path("README.md")
+        write_run(runs, "KD-control", seed, epochs=24, schedule="e24")
+    document = Path("page.md")
     document.write_text("# A\n\nbefore\n<!-- tables -->\nold\n<!-- /tables -->\nafter\n")
     tables("--published", PUBLISHED, "--into", document)
     once = document.read_text()
@@ -356,10 +410,10 @@ def test_tables_are_put_between_the_markers_of_a_file(runs, tables):
 def test_into_begins_with_all_that_was_measured_of_pairs_that_nobody_has_published(runs, tables):
     write_run(runs, "KD-control", teacher="resnet20", student="resnet8", last=57.0)
     for delta in (5.0, 125.0, 25.0):
-        run = f"resnet20-resnet8_cifar100_TopKD_d{delta:g}_trial1"
-        write_run(runs, "TopKD", teacher="resnet20", student="resnet8", run=run, delta=delta, last=57.0 + delta / 100)
+        changes = {"variant": f"d{delta:g}", "delta": delta}
+        write_run(runs, "TopKD", teacher="resnet20", student="resnet8", last=57.0 + delta / 100, **changes)
     write_run(runs, "KD-control", teacher="resnet20", student="resnet8", dataset="digits")
-    document = Path("README.md")
+    document = Path("page.md")
     document.write_text("<!-- tables -->\n<!-- /tables -->\n")
     tables("--published", PUBLISHED, "--into", document)
     first, others = document.read_text().split("### cifar100, homogeneous pairs: top-1, ours of the last")
@@ -378,16 +432,25 @@ def test_into_begins_with_all_that_was_measured_of_pairs_that_nobody_has_publish
 def test_ablations_of_which_runs_have_finished_have_tables_of_their_own(runs, tables):
     for seed in (1, 2, 3):
         write_run(runs, "TopKD", seed, 70.0 + seed)
-        write_run(runs, "TopKD", seed, 60.0 + seed, run=f"resnet56-resnet20_cifar100_TopKD_dim1_trial{seed}", dim="1")
-        short = {"epochs": 24, "run": f"resnet56-resnet20_cifar100_TopKD_dim01_e24_trial{seed}"}
-        write_run(runs, "TopKD", seed, 50.0 + seed, dim="01", **short)
-        write_run(runs, "TopKD", seed, 50.0, **short | {"run": f"resnet56-resnet20_cifar100_TopKD_e24_trial{seed}"})
+        write_run(runs, "TopKD", seed, 60.0 + seed, variant="dim1", dim="1")
+        short = {"epochs": 24, "schedule": "e24"}
+        write_run(runs, "TopKD", seed, 50.0 + seed, variant="dim01", dim="01", **short)
+        write_run(runs, "TopKD", seed, 50.0, **short)
+        write_run(runs, "TopKD", seed, 40.0, teacher_sha256="cd34", **short)
+        write_run(runs, "TopKD", seed, 30.0, variant="dim1", dim="1", teacher="resnet110", **short)
     text = tables()
-    whole, scaled = (section(text, f"ablation, homology dimension ({epochs} epochs)") for epochs in (240, 24))
-    assert cells(whole, "TopKD dim 0")["resnet56:resnet20"] == "72.00 ± 1.00 (3)"
-    assert cells(whole, "TopKD dim 1")["resnet56:resnet20"] == "62.00 ± 1.00 (3)"
-    assert cells(whole, "TopKD dim 01")["resnet56:resnet20"] == "-"
-    assert cells(scaled, "TopKD dim 01")["resnet56:resnet20"] == "52.00 ± 1.00 (3) †"
+    whole, scaled = (section(text, f"ablation, homology dimension{end}") for end in ("\n", ", schedule e24\n"))
+    assert cells(whole, "TopKD dim 0")["resnet56 > resnet20"] == "72.00 ± 1.00 (3)"
+    assert cells(whole, "TopKD dim 1")["resnet56 > resnet20"] == "62.00 ± 1.00 (3)"
+    assert cells(whole, "TopKD dim 01")["resnet56 > resnet20"] == "-"
+    first, second = "resnet56 > resnet20 teacher ab12", "resnet56 > resnet20 teacher cd34"
+    assert cells(scaled, "TopKD dim 01") == {"arm": "TopKD dim 01", first: "52.00 ± 1.00 (3) †", second: "-"}
+    assert cells(scaled, "TopKD dim 0") == {
+        "arm": "TopKD dim 0",
+        first: "50.00 ± 0.00 (3) †",
+        second: "40.00 ± 0.00 (3) †",
+    }
+    assert set(cells(scaled, "TopKD dim 1").values()) == {"TopKD dim 1", "-"}
     assert "ablation, layer" not in text
 
 
@@ -419,11 +482,12 @@ def test_latex_is_the_same_table_with_its_characters_escaped(runs, tables):
 
 def test_a_grid_of_ablations(runs):
     for seed in (1, 2, 3):
-        write_run(runs, "TopKD", seed, 70.0 + seed, run=f"a_exact_{'1'}_trial{seed}")
-        write_run(runs, "KD", seed, 70.0, run=f"a_exact_0_trial{seed}")
-    write_run(runs, "TopKD", 1, 60.0, run="a_ripsnet_1_trial1", epochs=9)
-    found = repetitions(read_runs(runs))
-    table = grid("Delta", ["0", "1", "5"], ["ripsnet", "exact"], lambda arm, name: f"a_{name}_{arm}", found, "0")
+        write_run(runs, "TopKD-exact", seed, 70.0 + seed)
+        write_run(runs, "KD-control", seed, 70.0)
+    write_run(runs, "TopKD", 1, 60.0, epochs=9)
+    found = {each["method"]: each for each in repetitions(read_runs(runs))}
+    exact = {"0": found["KD-control"], "1": found["TopKD-exact"]}
+    table = grid("Delta", ["0", "1", "5"], {"ripsnet": {"1": found["TopKD"]}, "exact": exact}, "0")
     assert table.head == ["arm", "ripsnet", "ripsnet\n- 0", "exact", "exact\n- 0"]
     assert table.rows == [
         ["0", "-", "-", "70.00 ± 0.00 (3)", "-"],
@@ -434,8 +498,9 @@ def test_a_grid_of_ablations(runs):
     text = markdown(table, level=3)
     assert text.startswith("### Delta\n\n| arm | ripsnet") and "60.00 \\*†" in text
     assert r"exact \\ - 0}" in latex(table)
-    alone = grid("Delta", ["1"], ["exact"], lambda arm, name: f"a_{name}_{arm}", found, column="best")
+    alone = grid("Delta", ["1"], {"exact": exact}, column="best")
     assert (alone.head, alone.rows) == (["arm", "exact"], [["1", "70.00 ± 0.00 (3)"]])
+    assert alone.notes[-1] == "Runs: 3; device: a machine; commit: 0123."
 
 
 def damaged(path):
@@ -463,8 +528,34 @@ def test_damaged_and_foreign_rows_are_one_line(runs, tmp_path, monkeypatch, caps
     path = write_run(runs)
     spoil(path)
     line = refused(monkeypatch, capsys, make_tables, "--runs", "runs")
-    assert "KD_trial1.csv: " in line and what in line
+    assert "_KD_ab12_1.csv: " in line and what in line
     assert not Path("results").exists()
+
+
+@pytest.mark.parametrize(
+    "dropped, absent",
+    [
+        (LATER_COLUMNS, "the row of an earlier version, it has no variant and schedule; remove it and run its command"),
+        (["schedule"], "the row of an earlier version, it has no schedule; remove it"),
+        (["schedule", "seed"], "1 rows, expected one row of a finished run"),
+    ],
+)
+def test_a_row_of_an_earlier_version_is_one_line(runs, tmp_path, monkeypatch, capsys, dropped, absent):
+    monkeypatch.chdir(tmp_path)
+    path = write_run(runs)
+    write_without(path, dropped)
+    line = refused(monkeypatch, capsys, make_tables, "--runs", "runs")
+    assert f"runs/{path.name}: {absent}" in line
+
+
+def write_without(path, columns):
+    """The row again without some columns, as csv.DictWriter writes it."""
+    [row] = read_csv(path)
+    kept = {name: value for name, value in row.items() if name not in columns}
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, kept, lineterminator="\n")
+        writer.writeheader()
+        writer.writerow(kept)
 
 
 def test_other_bad_input_is_one_line(runs, tmp_path, monkeypatch, capsys):
@@ -486,24 +577,101 @@ def test_other_bad_input_is_one_line(runs, tmp_path, monkeypatch, capsys):
     ):
         Path("published.csv").write_text(text)
         assert what in refused(*given, "--published", "published.csv")
-    given += ("--published", PUBLISHED, "--into", "README.md")
-    assert "--into: README.md is not readable as text" in refused(*given)
+    given += ("--published", PUBLISHED, "--into", "page.md")
+    assert "--into: page.md is not readable as text" in refused(*given)
     for text in ("no markers\n", "<!-- /tables -->\n<!-- tables -->\n", "<!-- tables -->\n" * 2 + "<!-- /tables -->\n"):
-        Path("README.md").write_text(text)
-        assert "--into: README.md needs the lines <!-- tables --> and" in refused(*given)
-        assert Path("README.md").read_text() == text
+        Path("page.md").write_text(text)
+        assert "--into: page.md needs the lines <!-- tables --> and" in refused(*given)
+        assert Path("page.md").read_text() == text
+    assert "--into: found page.md, a file that --out writes" in refused(*given, "--out", "page.md")
     assert not Path("results").exists()
 
 
-def test_the_tables_in_the_repository_are_those_of_its_rows(tables, tmp_path):
-    for name in ("README.md", "results/tables.md", "results/tables.tex"):
-        copy = tmp_path / Path(name).name
-        copy.write_text((ROOT / name).read_text())
-    tables("--runs", ROOT / "results" / "runs", "--published", PUBLISHED, "--into", "README.md")
-    for name in ("README.md", "results/tables.md", "results/tables.tex"):
-        assert (tmp_path / Path(name).name).read_text() == (ROOT / name).read_text(), (
-            f"{name}: run make_tables.py again"
+def test_a_path_that_cannot_be_written_is_one_line_that_names_the_option(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_run(runs)
+    given = (monkeypatch, capsys, make_tables, "--runs", "runs")
+    Path("folder.md").mkdir()
+    Path("file").write_text("")
+    assert "--out: cannot write folder.md: Is a directory" in refused(*given, "--out", "folder.md")
+    assert "--out: cannot write file/tables.md: " in refused(*given, "--out", "file/tables.md")
+    assert "--out: cannot write " in refused(*given, "--out", "n" * 300)
+    Path("page.md").write_text("<!-- tables -->\n<!-- /tables -->\n")
+    monkeypatch.setattr(make_tables, "write_bytes", only_tables(make_tables.write_bytes))
+    given += ("--published", PUBLISHED, "--into", "page.md", "--out", "tables.md")
+    assert "--into: cannot write page.md: " in refused(*given)
+    assert Path("tables.md").exists() and Path("tables.tex").exists()
+    assert Path("page.md").read_text() == "<!-- tables -->\n<!-- /tables -->\n"
+
+
+def only_tables(write):
+    """`write_bytes` where nothing can be written but the tables: the temporary name beside the page is a folder."""
+
+    def write_bytes(path, data, option):
+        if path.stem != "tables":
+            path.with_name(f"{path.name}.tmp").mkdir()
+        write(path, data, option)
+
+    return write_bytes
+
+
+@pytest.fixture
+def script(runs, tmp_path):
+    """Runs make_tables.py as a process of its own in tmp_path, on three rows; the shell gets its command as "$@"."""
+    for seed in (1, 2, 3):
+        write_run(runs, "TopKD", seed)
+
+    def start(shell, **environment):
+        command = [sys.executable, str(ROOT / "make_tables.py"), "--runs", "runs", "--out", "tables.md"]
+        return subprocess.run(
+            ["bash", "-c", shell, "bash", *command],
+            cwd=tmp_path,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
         )
+
+    return start
+
+
+@pytest.mark.parametrize(
+    "shell, code, said",
+    [
+        ('"$@" >&-', 0, ""),
+        ('"$@" > /dev/full', 1, "make_tables.py: cannot write its output: No space left on device\n"),
+        ('set -o pipefail; "$@" | true', 1, ""),
+        ('"$@" >&- 2>&-', 0, ""),
+    ],
+    ids=["closed", "full", "a reader that goes away", "both closed"],
+)
+def test_nothing_written_is_lost_where_nobody_reads(script, tmp_path, shell, code, said):
+    ended = script(f"{shell}", PYTHONUNBUFFERED="1")
+    assert (ended.returncode, ended.stderr) == (code, said)
+    assert "69.00 ± 0.00 (3)" in (tmp_path / "tables.md").read_text(encoding="utf-8")
+    assert (tmp_path / "tables.tex").read_text(encoding="utf-8").rstrip().endswith(r"\end{table}")
+
+
+def test_characters_that_a_terminal_cannot_show_are_replaced(script, tmp_path):
+    ended = script('"$@"', PYTHONIOENCODING="ascii", LC_ALL="C")
+    assert ended.returncode == 0 and "69.00 ? 0.00 (3)" in ended.stdout and not ended.stderr
+    assert "69.00 ± 0.00 (3)" in (tmp_path / "tables.md").read_text(encoding="utf-8")
+
+
+def test_torch_is_not_loaded(script):
+    ended = script('python=$1; shift; "$python" -X importtime "$@"')
+    assert ended.returncode == 0 and "scipy.stats" in ended.stderr
+    assert not re.search(r"\| +torch(\.|$)", ended.stderr, re.MULTILINE)
+
+
+def test_the_tables_in_the_repository_are_those_of_its_rows(tables, tmp_path):
+    names = ("README.md", "tables.md", "tables.tex")
+    for name in names:
+        (tmp_path / name).write_text((ROOT / "results" / name).read_text())
+    tables("--runs", ROOT / "results" / "runs", "--published", PUBLISHED, "--into", "README.md")
+    for name in names:
+        found = (tmp_path / name).read_text()
+        assert found == (ROOT / "results" / name).read_text(), f"results/{name}: run make_tables.py again"
 
 
 @pytest.mark.parametrize("path", ROWS, ids=lambda path: path.stem)
@@ -519,13 +687,17 @@ def test_a_row_s_accuracies_are_those_of_its_log(path):
 
 @pytest.mark.parametrize("path", [path for path in ROWS if "-" in path.stem], ids=lambda path: path.stem)
 def test_a_student_s_row_carries_the_command_that_makes_it_again(path):
-    """The command's options, resolved, are those of the row."""
+    """The command's options, resolved, are those of the row; so are method, variant and schedule."""
     [row] = read_csv(path)
     args = train_student.get_args_parser().parse_args(shlex.split(row["command"])[2:])
-    resolve_training(args, args.model_s)
-    resolve_weights(args, row["teacher"], row["student"])
-    options = {name: "" if value is None else str(value) for name, value in plain(args).items()}
-    apart = NOT_PART_OF_A_RUN.union(without_effect(args), ["weights_source"])
+    asked = [read(args, section) for section in STUDENT_SECTIONS]
+    settings = resolve(*asked, row["teacher"], row["student"])
+    own = schedule(settings.training, row["student"])
+    assert (row["method"], row["variant"], row["schedule"]) == (method_name(settings), settings.variant, own)
+    values = settings.loss, settings.clouds, settings.data, settings.training, settings.repetition
+    options = {name: "" if value is None else str(value) for name, value in plain(*values).items()}
+    apart = NOT_PART_OF_A_RUN.union(settings.without_effect)
     same = options.keys() & row.keys() - apart
     assert {name: options[name] for name in same} == {name: row[name] for name in same}
-    assert {"seed", "epochs", "lr", "alpha", "delta", "batch_size", "amp", "dataset", "path_t"} <= same
+    assert {"seed", "epochs", "lr", "alpha", "delta", "batch_size", "amp", "dataset", "weights_source"} <= same
+    assert args.path_t == row["path_t"]

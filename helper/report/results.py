@@ -1,21 +1,24 @@
 """Finished runs and published accuracies: their rows are read, checked, grouped and compared.
 
-Rows of one run name without its `_trial<n>` are repetitions of one run (`Runs`): they must agree in every setting but
-the seed, or nothing is averaged.
+What a run is stands in the columns of its row, not in its name. Rows that agree in those of IDENTITY are repetitions
+of one run (`Runs`): they must agree in every setting but the seed, or nothing is averaged.
 """
 
 import csv
 import math
-import re
 import statistics
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import scipy.stats
 
-from .options import UserError
+from ..errors import UserError
 
+# Of a pair with one teacher: the loss, where it and the clouds depart from its own settings, and where training does.
+IDENTITY = ("dataset", "teacher", "student", "teacher_sha256", "method", "variant", "schedule")
 # What may differ between repetitions: what was measured, which repetition it is, where it ran, and where the weights
 # are said to come from. The teacher itself is known by teacher_sha256, wherever its file lies.
 MEASURED = {"best", "best_epoch", "last", "mean_last10", "ripsnet_r2", "student_r2", "seconds", "teacher_acc"}
@@ -23,9 +26,10 @@ REPETITION = {"run", "trial", "seed"}
 PLACE = {"path_t", "device", "python", "torch", "torchvision", "numpy", "gudhi", "commit", "command", "weights_source"}
 MAY_DIFFER = MEASURED | REPETITION | PLACE | {"file"}
 # What the control lacks beside the options that its row leaves empty: the topology term.
-TOPOLOGY = {"method", "delta"}
+TOPOLOGY = {"method", "variant", "delta"}
 
-REQUIRED = {"run", "method", "teacher", "student", "teacher_sha256", "dataset", "seed", "epochs", "best", "last"}
+LATER_COLUMNS = ("variant", "schedule")  # rows of earlier versions have none
+REQUIRED = {"run", "seed", "epochs", "best", "last", *IDENTITY}
 NUMBERS = MEASURED | {"epochs", "delta"}
 PUBLISHED_COLUMNS = ["dataset", "group", "method", "teacher", "student", "top1", "std", "epoch", "source", "note"]
 EPOCHS = {"last": "last epoch", "best": "best test epoch", "unknown": "not stated"}
@@ -41,61 +45,74 @@ LEGEND = {
 }
 NONE = "-"
 
+Row = dict[str, str]
+Pair = tuple[str, str, str]
+Item, Key = TypeVar("Item"), TypeVar("Key", bound=Hashable)
+
+
+class Label(NamedTuple):
+    """What a table calls runs: the method (of a network trained alone, the network), and where they depart from its own
+    settings."""
+
+    name: str
+    departures: str = ""
+
+    def __str__(self) -> str:
+        return joined(*self)
+
 
 @dataclass(frozen=True)
 class Runs:
-    """Repetitions of one run with different seeds. stem: their name without `_trial<n>`."""
+    """Repetitions of one run with different seeds."""
 
-    stem: str
-    rows: list[dict]
+    rows: list[Row]
 
     def __getitem__(self, column: str) -> str:
         """A setting, which all rows share; '' where it has no effect."""
         return self.rows[0].get(column) or ""
 
     def values(self, column: str) -> dict[str, float]:
-        """What was measured, by seed; a run that did not measure it is left out."""
+        """What was measured, by seed; a run that did not measure it is omitted."""
         return {row["seed"]: float(row[column]) for row in self.rows if row.get(column)}
 
     @property
-    def pair(self) -> tuple[str, ...]:
+    def pair(self) -> Pair:
         """(data set, teacher, student)."""
         return self["dataset"], self["teacher"], self["student"]
 
     @property
-    def name(self) -> str:
-        """The method; of a network trained alone, the network."""
-        return self["method"] if self["teacher"] else self["student"]
+    def label(self) -> Label:
+        """Among runs of one schedule."""
+        return Label(self["method"] if self["teacher"] else self["student"], self["variant"])
 
     @property
-    def label(self) -> str:
-        """The name and, from the run's name, what departs from its own settings."""
-        dataset, teacher, student = self.pair
-        usual = f"{teacher}-{student}_{dataset}_{self.name}" if teacher else f"{student}_{dataset}"
-        departures = self.stem.removeprefix(usual)
-        if self.stem.startswith(usual) and departures[:1] in ("", "_"):
-            return self.name + departures.replace("_", " ")
-        return f"{self.name} ({self.stem})"
-
-    @property
-    def departs(self) -> bool:
-        """Whether more than a shortened schedule (`_e<epochs>`) sets it apart from the method's own settings."""
-        return self.label not in (self.name, f"{self.name} e{self['epochs']}")
+    def full_label(self) -> Label:
+        """Among runs of several schedules."""
+        return Label(self.label.name, joined(self["variant"], self["schedule"]))
 
     @property
     def marks(self) -> str:
+        """The characters of LEGEND that hold for these runs."""
         sources = [row["weights_source"] for row in self.rows if row.get("weights_source")]
-        return (
-            FEW * (len(self.rows) < ENOUGH_RUNS)
-            + SHORT * (self["dataset"].startswith("cifar") and float(self["epochs"]) < PUBLISHED_EPOCHS)
-            + ASSUMED * (self["method"] != "CE" and not all(source.startswith("published") for source in sources))
-        )
+        marks = ""
+        if len(self.rows) < ENOUGH_RUNS:
+            marks += FEW
+        if self["dataset"].startswith("cifar") and float(self["epochs"]) < PUBLISHED_EPOCHS:
+            marks += SHORT
+        if self["method"] != "CE" and not all(source.startswith("published") for source in sources):
+            marks += ASSUMED
+        return marks
+
+
+def joined(*texts: str) -> str:
+    """The texts that are not empty, with spaces between them."""
+    return " ".join(text for text in texts if text)
 
 
 # Reading
 
 
-def read_csv(path: Path) -> list[dict]:
+def read_csv(path: Path) -> list[Row]:
     """The rows of a CSV file; UserError if it is none, or if its rows and its heading differ in length."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
@@ -119,26 +136,37 @@ def is_accuracy(text: str) -> bool:
     return is_number(text) and 0 <= float(text) <= 100
 
 
-def read_runs(folder: Path) -> list[dict]:
-    """The rows of all files in a folder, one a file; 'file' is added. UserError for a foreign or damaged file."""
-    rows = []
-    for path in sorted(folder.glob("*.csv")):
-        found = read_csv(path)
-        if len(found) != 1 or not REQUIRED <= found[0].keys():
-            raise UserError(
-                f"{path}: {len(found)} rows, expected one row of a finished run, with the columns of results/runs; "
-                "remove the file"
-            )
-        row = found[0]
-        bad = [name for name in sorted(NUMBERS & row.keys()) if row[name] and not is_number(row[name])]
-        bad += [name for name in ("best", "last") if not is_accuracy(row[name])]
-        if bad := bad or ["epochs"] * (not row["epochs"]):
-            raise UserError(f"{path}: {bad[0]} is '{row[bad[0]]}', expected a number; copy the file again or remove it")
-        rows.append(row | {"file": path.name})
-    return rows
+def read_run(path: Path) -> Row:
+    """The row of a finished run, with the file's name as 'file'. UserError for a foreign or damaged file."""
+    rows = read_csv(path)
+    missing = REQUIRED - rows[0].keys() if rows else REQUIRED
+    if len(rows) == 1 and missing and missing <= set(LATER_COLUMNS):
+        absent = " and ".join(name for name in LATER_COLUMNS if name in missing)
+        raise UserError(
+            f"{path}: the row of an earlier version, it has no {absent}; remove it and run its command again with "
+            "--resume, which writes the row without training again"
+        )
+    if len(rows) != 1 or missing:
+        raise UserError(
+            f"{path}: {len(rows)} rows, expected one row of a finished run, with the columns of results/runs; remove "
+            "the file"
+        )
+    row = rows[0]
+    bad = [name for name in sorted(NUMBERS & row.keys()) if row[name] and not is_number(row[name])]
+    bad += [name for name in ("best", "last") if not is_accuracy(row[name])]
+    if not row["epochs"]:
+        bad.append("epochs")
+    if bad:
+        raise UserError(f"{path}: {bad[0]} is '{row[bad[0]]}', expected a number; copy the file again or remove it")
+    return row | {"file": path.name}
 
 
-def read_published(path: Path) -> list[dict]:
+def read_runs(folder: Path) -> list[Row]:
+    """The rows of all files in a folder, one a file. UserError for a foreign or damaged file."""
+    return [read_run(path) for path in sorted(folder.glob("*.csv"))]
+
+
+def read_published(path: Path) -> list[Row]:
     """The rows of results/published.csv. epoch: last, best (chosen on the test set) or unknown, of the source."""
     rows = read_csv(path)
     if not rows or list(rows[0]) != PUBLISHED_COLUMNS:
@@ -152,30 +180,33 @@ def read_published(path: Path) -> list[dict]:
     return rows
 
 
-def grouped(items, key) -> dict:
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
     """The items by their key, in the order of first appearance."""
-    groups = {}
+    groups: dict[Key, list[Item]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups
 
 
-def repetitions(rows: list[dict]) -> dict[str, Runs]:
-    """The runs by stem. UserError for rows of one stem that differ in a setting, or that repeat a seed."""
-    stems = grouped(sorted(rows, key=lambda row: row["file"]), lambda row: re.sub(r"_trial\d+$", "", row["run"]))
-    return {stem: check_repetitions(Runs(stem, found)) for stem, found in sorted(stems.items())}
+def repetitions(rows: Iterable[Row]) -> list[Runs]:
+    """The runs, in the order of IDENTITY. UserError for rows of one run that differ in a setting, or that repeat a
+    seed."""
+    in_order = sorted(rows, key=lambda row: row["file"])
+    groups = grouped(in_order, lambda row: tuple(row[column] for column in IDENTITY))
+    return [check_repetitions(Runs(same)) for _, same in sorted(groups.items())]
 
 
 def check_repetitions(runs: Runs) -> Runs:
     rows = runs.rows
-    values = {
-        name: list(dict.fromkeys((row.get(name) or "nothing")[:40] for row in rows))
-        for name in sorted(set().union(*rows) - MAY_DIFFER)
-    }
-    if differing := [f"{name} is {' and '.join(found)}" for name, found in values.items() if len(found) > 1]:
+    differing = []
+    for name in sorted(set().union(*rows) - MAY_DIFFER):
+        values = dict.fromkeys((row.get(name) or "nothing")[:40] for row in rows)
+        if len(values) > 1:
+            differing.append(f"{name} is {' and '.join(values)}")
+    if differing:
         what = "; ".join(differing)
     elif len({row["seed"] for row in rows}) < len(rows):
-        what = "a seed comes twice"
+        what = "a seed is duplicated"
     else:
         return runs
     files = ", ".join(row["file"] for row in rows)
@@ -193,31 +224,46 @@ def summary(values: Sequence[float], digits: int = 2) -> str:
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f} ({len(values)})"
 
 
-def paired_difference(values: dict, control: dict) -> tuple[float, float, int]:
-    """(mean difference, half width of its confidence interval, pairs) of two sets of values, paired by their keys.
+class Paired(NamedTuple):
+    """The mean of paired differences, with the bounds of its confidence interval, and the number of pairs."""
 
-    Student's t on the differences: half width = t(n - 1) * s / sqrt(n), with s their sample standard deviation; nan
-    below ENOUGH_RUNS pairs. The mean is nan where there is no pair.
+    mean: float
+    low: float
+    high: float
+    pairs: int
+
+
+def paired_difference(values: Mapping[Any, float], control: Mapping[Any, float]) -> Paired:
+    """How two sets of values differ, paired by their keys: the mean, and Student's t interval of CONFIDENCE.
+
+    The bounds are nan below ENOUGH_RUNS pairs; the mean is nan where there is no pair.
     """
-    differences = [value - control[key] for key, value in values.items() if key in control]
-    n = len(differences)
-    mean = statistics.fmean(differences) if n else math.nan
-    if n < ENOUGH_RUNS:
-        return mean, math.nan, n
-    quantile = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
-    return mean, float(quantile) * statistics.stdev(differences) / math.sqrt(n), n
+    keys = [key for key in values if key in control]
+    if not keys:
+        return Paired(math.nan, math.nan, math.nan, 0)
+    mean = statistics.fmean(values[key] - control[key] for key in keys)
+    if len(keys) < ENOUGH_RUNS:
+        return Paired(mean, math.nan, math.nan, len(keys))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # about equal differences, whose interval has no width
+        test = scipy.stats.ttest_rel([values[key] for key in keys], [control[key] for key in keys])
+    interval = test.confidence_interval(CONFIDENCE)
+    return Paired(mean, float(interval.low), float(interval.high), len(keys))
 
 
 def difference(runs: Runs, control: Runs | None, column: str = "last") -> str:
     """'+0.31 [-0.10, +0.72] (5)'; '+0.31 (2)' where pairs are too few for an interval, '-' where there is none."""
-    mean, half, n = paired_difference(runs.values(column), control.values(column) if control else {})
-    if not n:
+    if control is None:
         return NONE
-    interval = "" if math.isnan(half) else f" [{mean - half:+.2f}, {mean + half:+.2f}]"
-    return f"{mean:+.2f}{interval} ({n})"
+    found = paired_difference(runs.values(column), control.values(column))
+    if not found.pairs:
+        return NONE
+    if math.isnan(found.low):
+        return f"{found.mean:+.2f} ({found.pairs})"
+    return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}] ({found.pairs})"
 
 
-def control_of(runs: Runs, others: Sequence[Runs]) -> Runs | None:
+def control_of(runs: Runs, others: Iterable[Runs]) -> Runs | None:
     """The same loss without its topology term: for TopKD, KD with the same alpha (KD-control).
 
     Teacher, schedule and all settings that have an effect in the control must be equal. Of several, the one with the
@@ -227,10 +273,11 @@ def control_of(runs: Runs, others: Sequence[Runs]) -> Runs | None:
         return None
 
     def is_control(other: Runs) -> bool:
+        if other.pair != runs.pair or not other["delta"] or float(other["delta"]) != 0:
+            return False
         settings = other.rows[0].keys() - MAY_DIFFER - TOPOLOGY
-        without = other["delta"] and float(other["delta"]) == 0
-        return bool(without) and all(other[name] in ("", runs[name]) for name in settings)
+        return all(other[name] in ("", runs[name]) for name in settings)
 
     seeds = runs.values("last").keys()
-    found = [other for other in others if is_control(other)]
-    return max(found, key=lambda other: len(seeds & other.values("last").keys()), default=None)
+    controls = [other for other in others if is_control(other)]
+    return max(controls, key=lambda other: len(seeds & other.values("last").keys()), default=None)
