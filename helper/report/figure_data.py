@@ -1,11 +1,8 @@
-"""What the figures show: networks and their clouds, RipsNets and their validation clouds, embeddings, and logs.
-
-What a run is stands in its row of results, or in the options that its folder holds; its name is shown, not read.
-"""
+"""What the figures show: networks and their clouds, RipsNets and their validation clouds, embeddings, and logs."""
 
 import csv
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -20,143 +17,23 @@ from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from dataset import ImageSet, TrainLoader
-from ripsnet import ImageSpec, RipsNet, dim0_deaths, dim1_diagrams
+from ripsnet import ImageSpec, RipsNet, dim0_deaths, dim1_diagrams, r2_score
 
 from ..clouds.fitting import CloudData, predict
 from ..clouds.layers import as_cloud, layer_width, read_layer
-from ..clouds.store import CloudSet
+from ..clouds.store import CloudSet, images_of
 from ..errors import UserError
-from ..files.atomic import read_json
 from ..files.checkpoint import check_fields
-from ..files.paths import clouds_folder, row_file, spec_file, teacher_run
+from ..files.paths import clouds_folder, spec_file, teacher_run
 from ..networks import Network, load_network
-from ..settings import NOT_PART_OF_A_RUN, Clouds, Data, RipsNetChoice
+from ..settings import Clouds, Data, RipsNetChoice
 from ..student.topology import check_spec, load_ripsnet, load_spec, ripsnet_files
 from .figures import Images, pixel_grid
+from .identity import of_network, run_of, several
 
-# What a run is known by in its row, whichever repetition it is.
-IDENTITY = ("dataset", "teacher", "student", "teacher_sha256", "method", "variant", "schedule")
-REPETITION = ("trial", "seed")
 EMBEDDINGS = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA"}
 IMAGES_A_FORWARD = 500
 Row = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a run is known by.
-
-    name: of the run. key: equal for the repetitions of a run, and for them alone.
-    pair: 'resnet20-resnet8_cifar100', of a network trained alone 'resnet20_cifar100'. loss: the method's name, and
-    where its settings depart from its own. schedule: where training departs from the published one. The three are empty
-    where the run has no row.
-    """
-
-    name: str
-    key: tuple
-    pair: str = ""
-    loss: str = ""
-    schedule: str = ""
-    alone: bool = False
-
-    @classmethod
-    def of_row(cls, name: str, row: dict[str, str]) -> "Identity":
-        networks = "-".join(part for part in (row["teacher"], row["student"]) if part)
-        return cls(
-            name,
-            tuple(row[column] for column in IDENTITY),
-            pair=f"{networks}_{row['dataset']}",
-            loss=f"{row['method']} {row['variant']}".rstrip(),
-            schedule=row["schedule"],
-            alone=not row["teacher"],
-        )
-
-    @classmethod
-    def of_options(cls, name: str, options: dict[str, Any]) -> "Identity":
-        """Of a run that has not ended: the options in its folder, less those of the repetition."""
-        others = NOT_PART_OF_A_RUN.union(REPETITION)
-        return cls(name, tuple(sorted((key, repr(value)) for key, value in options.items() if key not in others)))
-
-    @property
-    def text(self) -> str:
-        """All of it, as it is shown."""
-        parts = [part for part in (self.pair, self.loss, self.schedule) if part]
-        return " ".join(parts) or self.name
-
-
-def identity(name: str, row: Path, folder: Path | None) -> Identity:
-    """The identity of a run. row: where its row would be; folder: its folder, where one is at hand.
-
-    A row of an earlier version, without the columns of IDENTITY, and a run without a row or options, are known by their
-    names.
-    """
-    if row.is_file():
-        found = _first_row(row)
-        if all(found.get(column) is not None for column in IDENTITY):
-            return Identity.of_row(name, found)
-    elif folder is not None and (folder / "args.json").is_file():
-        path = folder / "args.json"
-        content = check_fields(read_json(path), {"args": dict}, path, "the options of a run")
-        return Identity.of_options(name, content["args"])
-    return Identity(name, (name,))
-
-
-def _first_row(path: Path) -> dict[str, str]:
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return next(csv.DictReader(file), {})
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not readable as CSV ({error}); copy it again or remove it") from None
-
-
-def identity_of_network(path: Path) -> Identity:
-    """Of the run that a checkpoint or a folder belongs to."""
-    name = run_of(path)
-    return identity(name, row_file(name), path if path.is_dir() else path.parent)
-
-
-def identity_of_log(path: Path) -> Identity:
-    """Of a run's log: in the run's folder, or in a folder `logs` beside a folder `runs` with the rows."""
-    name = run_of(path)
-    if path.name == "log.csv":
-        return identity(name, row_file(name), path.parent)
-    return identity(name, path.parent.with_name("runs") / path.name, None)
-
-
-@dataclass(frozen=True)
-class Names:
-    """How a figure names several runs: `front`, what they share, and a label for each that tells it from the others."""
-
-    front: str
-    schedule: str
-    labels: list[str]
-
-
-def distinguish(runs: Sequence[Identity]) -> Names:
-    """Names for runs that differ in their keys."""
-    front, schedule, labels = "", "", [run.text for run in runs]
-    if runs[0].pair and all(run.pair == runs[0].pair for run in runs):
-        front = runs[0].pair
-        if all(run.schedule == runs[0].schedule for run in runs):
-            schedule, labels = runs[0].schedule, [run.loss for run in runs]
-        else:
-            labels = [f"{run.loss} {run.schedule}".rstrip() for run in runs]
-    for place, run in enumerate(runs):
-        if labels.count(labels[place]) > 1:  # such as students of two teachers of one architecture
-            labels[place] = f"{labels[place]} ({run.name})"
-    return Names(front, schedule, labels)
-
-
-def several(runs: Sequence[Identity]) -> str:
-    """A file's name for one run or several: the run's; else what they share, or the first and how many more."""
-    first = runs[0]
-    if len(runs) == 1:
-        return first.name
-    if not first.pair or any(run.pair != first.pair for run in runs):
-        return f"{first.name}_and_{len(runs) - 1}_more"
-    if all(run.loss == first.loss for run in runs):
-        return f"{first.pair}_{first.loss}".replace(" ", "_")
-    return first.pair
 
 
 @dataclass(frozen=True)
@@ -178,7 +55,7 @@ class Shown:
         """The students' runs, or the teacher's where there is no student."""
         if not self.students:
             return teacher_run(self.path_t)
-        runs = [identity_of_network(path) for path in self.students]
+        runs = [of_network(path) for path in self.students]
         names = [run_of(path) if path.is_dir() else teacher_run(path) for path in self.students]
         return several([replace(run, name=name) for run, name in zip(runs, names, strict=True)])
 
@@ -216,17 +93,10 @@ def load_networks(shown: Shown, data: Data) -> dict[str, Network]:
 
 def label(path: Path, network: Network) -> str:
     """The architecture and the method; the run's name where the run has no row, no method of one trained alone."""
-    run = identity_of_network(path)
+    run = of_network(path)
     if not run.pair:
         return f"{network.arch} {run.name}"
     return network.arch if run.alone else f"{network.arch} {run.loss}"
-
-
-def run_of(path: Path) -> str:
-    """The name of the run that a checkpoint, a log or a folder belongs to."""
-    path = path.resolve()
-    inside = path.suffix == ".pth" or path.name == "log.csv"
-    return path.parent.name if inside else path.name.removesuffix(".csv")
 
 
 def mini_batches(loader: TrainLoader, count: int) -> list[Tensor]:
@@ -308,6 +178,45 @@ def fitted_ripsnets(path_t: str, clouds: Clouds, choice: RipsNetChoice, teacher:
         yield Fitted(spec, network, CloudSet(folder, spec.num_clouds), quality["train_clouds"])
 
 
+def validation_images(fitted: Fitted, name: str, count: int) -> tuple[str, list[Images]]:
+    """Text, and panels of at most `count` validation clouds from the smallest to the largest error. name: of the
+    teacher."""
+    found, exact = fitted.validation()
+    errors = (found - exact).square().mean(dim=1)
+    ranks = np.linspace(0, len(errors) - 1, min(count, len(errors))).round()
+    panels = [
+        Images(f"cloud {fitted.train_clouds + i}", f"MSE {errors[i]:.4f}", exact[i].numpy(), found[i].numpy())
+        for i in errors.argsort()[torch.from_numpy(ranks).long()].tolist()
+    ]
+    return (
+        f"{name}, {len(errors):,} validation clouds of {fitted.spec.points} points, "
+        f"$R^2$ = {r2_score(found, exact, fitted.mean_image):.3f}; from the smallest to the largest error"
+    ), panels
+
+
+def network_images(
+    fitted: Fitted, networks: Mapping[str, Network], batches: Sequence[Tensor], layer_t: int, layer_s: int
+) -> tuple[str, list[Images]]:
+    """Text, and a panel for each network, the teacher first, of the first batch; R^2 is over all batches."""
+    panels: list[Images] = []
+    for name, network in networks.items():
+        if panels:
+            clouds = torch.stack(layer_outputs(network, batches, layer_s, "--tda_layer_s"))
+        else:
+            clouds = torch.stack(layer_outputs(network, batches, layer_t, "--tda_layer_t"))
+        diagrams = dim0_deaths(clouds) if fitted.spec.dim == 0 else dim1_diagrams(clouds)
+        exact, found = images_of(diagrams, fitted.spec).float(), None
+        note = f"width {clouds.shape[-1]}, RipsNet's {fitted.network.d}"
+        if clouds.shape[-1] == fitted.network.d:
+            found = fitted.network(clouds)
+            note = f"MSE {(found[0] - exact[0]).square().mean():.4f}, $R^2$ {r2_score(found, exact):.3g}"
+        panels.append(Images(name, note, exact[0].numpy(), None if found is None else found[0].numpy()))
+    return (
+        f"a training batch of {fitted.spec.points} images; $R^2$ over {len(batches)} batches, against a network's mean "
+        "exact image"
+    ), panels
+
+
 def choose_classes(names: list[str], wanted: list[str]) -> list[int]:
     """Numbers of the classes, each given by its number or its name."""
     chosen = []
@@ -364,27 +273,6 @@ def embed(features: np.ndarray, method: str, seed: int) -> tuple[np.ndarray, str
 def silhouette(points: np.ndarray, classes: np.ndarray) -> float:
     """Mean silhouette of the classes (Rousseeuw, 1987), with Euclidean distances: 1 apart, 0 overlapping."""
     return float(silhouette_score(points, classes))
-
-
-def find_logs(paths: Sequence[Path]) -> dict[Identity, list[Path]]:
-    """The logs by what their runs are, for logs, folders of runs, and folders of logs; the first of several repetitions
-    gives the name."""
-    found: dict[str, Path] = {}
-    for path in paths:
-        files = [path] if path.is_file() else [path / "log.csv"] if (path / "log.csv").is_file() else []
-        for file in files or sorted(path.glob("*.csv")):
-            if (run := run_of(file)) in found:
-                raise UserError(f"{file}: the run {run} is duplicated, also in {found[run]}; give one of them")
-            found[run] = file
-        if not files and not any(path.glob("*.csv")):
-            raise UserError(
-                f"{path}: no log there; expected a log, the folder of a run, or one of logs, as results/logs"
-            )
-    groups: dict[tuple, tuple[Identity, list[Path]]] = {}
-    for file in found.values():
-        run = identity_of_log(file)
-        groups.setdefault(run.key, (run, []))[1].append(file)
-    return dict(groups.values())
 
 
 def read_log(path: Path, columns: Sequence[str]) -> list[Row]:

@@ -144,23 +144,23 @@ def image_panels(title: str, panels: list[Images], spec: ImageSpec, mean_image: 
             axes[0, 0].set_ylabel("pixel value")
             for row, name in zip(axes[1:], ("exact", "RipsNet", "difference"), strict=True):
                 row[0].set_ylabel(name, rotation=0, horizontalalignment="right", verticalalignment="center")
-            _colour_bar(part, axes[1:3], MaxNLocator(4))
-            _colour_bar(part, axes[3:], MaxNLocator(2))
+            _colour_bar(part, axes[1:3], aspect=6, ticks=MaxNLocator(4))
+            _colour_bar(part, axes[3:], aspect=2.3, ticks=[-largest, largest], format="%.2g")
         else:
             for row, name in zip(axes, ("exact", "RipsNet", "difference"), strict=True):
                 row[0].set_ylabel(f"{name}\npersistence")
-                _colour_bar(part, row, None)
+                _colour_bar(part, row, aspect=15)
     if spec.dim == 0:
         handles = {line.get_label(): line for ax in figure.axes for line in ax.lines}
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
-def _colour_bar(figure, axes: np.ndarray, ticks: MaxNLocator | None) -> None:
+def _colour_bar(figure, axes: np.ndarray, **options) -> None:
     """A colour bar beside axes that share one scale, if an image is drawn in any of them."""
     drawn = [ax.images[0] for ax in axes.flat if ax.images]
     if drawn:
-        figure.colorbar(drawn[0], ax=list(axes.flat), aspect=15 if ticks is None else 6, pad=0.01, ticks=ticks)
+        figure.colorbar(drawn[0], ax=list(axes.flat), pad=0.01, **options)
 
 
 def _curves(ax, panel: Images, spec: ImageSpec, mean_image: np.ndarray, brightest: float) -> None:

@@ -101,6 +101,8 @@ class Probe:
             for network, pixels in zip(("student", "teacher"), pair, strict=True)
         }
         return {
-            f"persistence_images/dim{spec.dim}": pictures.image_panel({name: image[i] for name, image in panels.items()})
+            f"persistence_images/dim{spec.dim}": pictures.image_panel(
+                {name: image[i] for name, image in panels.items()}
+            )
             for i, spec in enumerate(self.exact.specs)
         }

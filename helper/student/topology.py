@@ -81,9 +81,7 @@ def load_ripsnet(path: Path, operator: str, width: int) -> tuple[RipsNet, dict]:
 def ripsnet_files(choice: RipsNetChoice, clouds: Clouds, folder: Path, given: Sequence[str] = ()) -> list[Path]:
     """The files of --ripsnet, or those that stage 3 left in a folder of clouds: one a dimension of --dim."""
     if given and len(given) != len(clouds.dims):
-        raise UserError(
-            f"--ripsnet: found {len(given)} files, expected one for each dimension of --dim {clouds.dim}"
-        )
+        raise UserError(f"--ripsnet: found {len(given)} files, expected one for each dimension of --dim {clouds.dim}")
     paths = [Path(path) for path in given]
     if not paths:
         paths = [folder / choice.folder_name(dim) / "best.pth" for dim in clouds.dims]
