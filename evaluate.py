@@ -2,6 +2,7 @@
 
     python evaluate.py --path save_s_models/<run>/best.pth
     python evaluate.py --path resnet56_vanilla/ckpt_epoch_240.pth --model resnet56    # the file names none
+    ... --adopt save_t_models/resnet56_vanilla/best.pth   # and write it in this project's format, as a teacher
     python evaluate.py --path save_s_models/<run>/best.pth --path_t save_t_models/<run>/best.pth
     ... --topology bottleneck wasserstein     # distances of the persistence diagrams of both
     ... --topology images --ripsnet           # of their exact images (stage 2 first), and RipsNet's R^2 (stage 3 first)
@@ -15,63 +16,57 @@ float32. Point clouds are --batch_size consecutive test images, both networks in
 
 import json
 from pathlib import Path
+from typing import Any
 
-from helper.checkpoint import load_network, write_json
+from helper.cli.parser import Parser, read, run
+from helper.cli.types import model, model_help
 from helper.data import class_names, load_data
-from helper.evaluation import (
+from helper.errors import UserError
+from helper.files.atomic import write_json
+from helper.files.provenance import command, device_name, git_commit, versions
+from helper.networks import load_network
+from helper.report.evaluation import (
     DIAGRAM_DISTANCES,
+    Comparison,
     TopologyComparison,
+    adopt,
     agreement,
+    check_adoption,
     finite,
     network_report,
     predict,
     report_text,
 )
-from helper.options import (
-    MODEL_HELP,
-    Parser,
-    UserError,
-    add_amp,
-    add_batch_size,
-    add_cloud_options,
-    add_data_options,
-    add_operator,
-    add_ripsnet_clouds,
-    add_student_layer,
-    add_teacher_options,
-    model,
-    run,
-)
-from helper.runs import command, device_name, git_commit, versions
-
-TOPOLOGY_OPTIONS = ("topology", "spec", "ripsnet")
+from helper.settings import Clouds, Data, Loss, RipsNetChoice, Teacher, Training
 
 
 def get_args_parser() -> Parser:
     parser = Parser(description=__doc__)
     parser.add_argument("--path", required=True, help="the checkpoint")
     parser.add_argument(
-        "--model",
-        type=model,
-        default=None,
-        help=f"needed only when the checkpoint does not name its architecture: {MODEL_HELP}",
+        "--model", type=model, help=f"needed only when the checkpoint does not name its architecture: {model_help()}"
     )
     parser.add_argument("--per_class", action="store_true", help="print the accuracy on every class")
     parser.add_argument(
         "--json",
         nargs="?",
         const="-",
-        default=None,
         metavar="PATH",
         help="write all numbers to a file; without PATH, print them as JSON instead of the table",
     )
-    add_teacher_options(parser, required=False)
+    parser.add_argument(
+        "--adopt",
+        type=Path,
+        metavar="PATH",
+        help="write the network, with its architecture, data set and the accuracy measured, to a new file of this "
+        "project's format, such as save_t_models/<name>/best.pth",
+    )
+    parser.add_settings("teacher", Teacher, path_t=None)
     comparison = parser.add_argument_group("comparison with the teacher's topology")
     comparison.add_argument(
         "--topology",
         nargs="+",
         choices=["images", *DIAGRAM_DISTANCES],
-        default=None,
         help="distance of the exact persistence images; bottleneck, 2-Wasserstein distance of the diagrams. The "
         "student's clouds are taken without projection, which is not deployed: widths may differ",
     )
@@ -79,46 +74,44 @@ def get_args_parser() -> Parser:
         "--spec",
         nargs="+",
         metavar="PATH",
-        default=None,
         help="image spec, one a dimension (default: found under ripsnet/ by the teacher and the options)",
     )
     comparison.add_argument(
         "--ripsnet",
         nargs="*",
         metavar="PATH",
-        default=None,
         help="also the exact images, and RipsNet's R^2 on both networks' clouds against them; one file a dimension "
         "(default: found under ripsnet/ by the teacher and the options)",
     )
-    add_operator(comparison)
-    add_ripsnet_clouds(comparison)
-    add_student_layer(comparison)
-    add_cloud_options(parser)
-    add_batch_size(parser)
-    add_data_options(parser)
-    add_amp(parser)
+    parser.add_settings(None, RipsNetChoice)
+    parser.add_settings(None, Loss, only=("tda_layer_s",))
+    parser.add_settings("clouds and images", Clouds)
+    parser.add_settings("data and device", Data)
+    parser.add_settings(None, Training, only=("amp",))
     return parser
 
 
 def main(args) -> None:
-    given = [name for name in ("model_t", *TOPOLOGY_OPTIONS) if getattr(args, name) is not None]
-    if given and args.path_t is None:
-        raise UserError(f"--{given[0]}: needs a teacher to compare with; give its checkpoint with --path_t")
-    network = load_network(args.path, args.model, "--model", args.device, args.dataset)
-    teacher = load_network(args.path_t, args.model_t, "--model_t", args.device, args.dataset) if args.path_t else None
-    _, test_set = load_data(args)
-    names = class_names(args)
-    compares_topology = any(name in TOPOLOGY_OPTIONS for name in given)
-    comparison = TopologyComparison(args, network, teacher, len(test_set)) if compares_topology else None
+    data, asked = read(args, Data), comparison_of(args)
+    check_options(args, asked)
+    network = load_network(args.path, args.model, "--model", data.device, data.dataset)
+    if args.adopt is not None:
+        check_adoption(args.adopt, network, args.path)
+    teacher = load_network(args.path_t, args.model_t, "--model_t", data.device, data.dataset) if args.path_t else None
+    _, test_set = load_data(data)
+    names = class_names(data)
+    comparison = None
+    if asked.asked and teacher is not None:
+        comparison = TopologyComparison(asked, args.path_t, network, teacher, len(test_set), data.device)
 
-    layer_s, layer_t = (args.tda_layer_s, args.tda_layer_t) if comparison else (None, None)
+    layer_s, layer_t = (asked.tda_layer_s, asked.clouds.tda_layer_t) if comparison else (None, None)
     logits, points = predict(network.model, test_set, args.amp, layer_s)
-    report = {
+    report: dict[str, Any] = {
         "command": command(),
         "commit": git_commit(),
         "versions": versions(),
-        "device": device_name(args.device),
-        "dataset": args.dataset,
+        "device": device_name(data.device),
+        "dataset": data.dataset,
         "images": len(test_set),
         "amp": args.amp,
         "network": network_report(network, args.path, logits, test_set.labels, names),
@@ -127,16 +120,41 @@ def main(args) -> None:
         logits_t, points_t = predict(teacher.model, test_set, args.amp, layer_t)
         report["teacher"] = network_report(teacher, args.path_t, logits_t, test_set.labels, names)
         report["agreement"] = agreement(logits, logits_t)
-    if comparison:
-        report["topology"] = comparison.measure(points, points_t)
+        if comparison:
+            report["topology"] = comparison.measure(points, points_t)
+    if args.adopt is not None:
+        adopt(args.adopt, network, data.dataset, report["network"]["top1"])
+        report["adopted"] = str(args.adopt)
 
     if args.json == "-":
         print(json.dumps(finite(report), indent=2))
         return
     print(report_text(report, args.per_class))
     if args.json:
-        write_json(Path(args.json), finite(report))
+        write_json(Path(args.json), finite(report), option="--json")
+
+
+def comparison_of(args) -> Comparison:
+    """What the options ask to compare of topology."""
+    return Comparison(
+        topology=tuple(args.topology or ()),
+        spec=tuple(args.spec or ()),
+        ripsnet=None if args.ripsnet is None else tuple(args.ripsnet),
+        choice=read(args, RipsNetChoice),
+        clouds=read(args, Clouds),
+        tda_layer_s=args.tda_layer_s,
+    )
+
+
+def check_options(args, asked: Comparison) -> None:
+    """Refuse options that would do nothing."""
+    given = [name for name in ("model_t", "topology", "spec", "ripsnet") if getattr(args, name) is not None]
+    if given and args.path_t is None:
+        raise UserError(f"--{given[0]}: needs a teacher to compare with; give its checkpoint with --path_t")
+    asked.check_effect()
+    if args.per_class and args.json == "-":
+        raise UserError("--per_class: has no effect with --json without PATH, which prints all classes; leave it out")
 
 
 if __name__ == "__main__":
-    run(main, get_args_parser())
+    run(main, get_args_parser)

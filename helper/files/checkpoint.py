@@ -35,12 +35,15 @@ SAFE_GLOBALS = [
 Fields = Mapping[str, type | tuple[type, ...]]
 
 
-def save(path: Path, state: dict, keep_previous: bool = False) -> None:
-    """Save a dict of tensors and plain Python values; with keep_previous, an existing file becomes `previous.pth`."""
+def save(path: Path, state: dict, keep_previous: bool = False, option: str | None = None) -> None:
+    """Save a dict of tensors and plain Python values; with keep_previous, an existing file becomes `previous.pth`.
+
+    option: the option that named the path, if one did, as for `write_bytes`.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     staged = path.with_name(f"{path.stem}.new") if keep_previous else path
-    write_bytes(staged, buffer.getvalue())
+    write_bytes(staged, buffer.getvalue(), option)
     if keep_previous:
         if path.exists():
             os.replace(path, path.with_name("previous.pth"))

@@ -6,7 +6,10 @@ is: the projection to a teacher's width belongs to training. Diagrams and their 
 only, so clouds of different widths can be compared.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,14 +17,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataset import ImageSet, test_batches
+from models import create_model
 from ripsnet import ImageSpec, RipsNet, dim0_deaths, dim1_diagrams, r2_score
 
-from . import runs
-from .checkpoint import Network
-from .clouds import as_cloud, images_of, layer_width, read_layer
-from .loop import autocast
-from .options import UserError, dims
-from .topology import check_spec, load_ripsnet, load_spec, ripsnet_files
+from ..clouds.layers import as_cloud, layer_width, read_layer
+from ..clouds.store import images_of
+from ..errors import UserError
+from ..files import checkpoint
+from ..files.paths import clouds_folder, spec_file
+from ..networks import Network
+from ..settings import Clouds, RipsNetChoice
+from ..student.pairs import pair_settings
+from ..student.topology import check_spec, load_ripsnet, load_spec, ripsnet_files
+from ..student.weights import IMAGE_OPTIONS, refuse_without_effect
+from ..training.objective import autocast
 
 ECE_BINS = 15
 TOP = 5
@@ -110,7 +119,7 @@ def wasserstein(one: np.ndarray, other: np.ndarray) -> float:
 DIAGRAM_DISTANCES = {"bottleneck": bottleneck, "wasserstein": wasserstein}
 
 
-def bars(diagram) -> np.ndarray:
+def bars(diagram: Tensor | np.ndarray) -> np.ndarray:
     """A diagram as GUDHI takes it, (k, 2) births and deaths, from death times (m,) of dimension 0 or from (k, 2)."""
     if isinstance(diagram, np.ndarray):
         return diagram
@@ -118,63 +127,114 @@ def bars(diagram) -> np.ndarray:
     return np.column_stack([np.zeros_like(deaths), deaths])
 
 
-class TopologyComparison:
-    """What --topology and --ripsnet ask for on a test set of so many images. What does not fit is refused here, before
-    any image is seen.
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What is compared of the topology of a student and a teacher.
+
+    topology: 'images' and names of DIAGRAM_DISTANCES. spec: files, one a dimension, or none to find them. ripsnet: None
+    for no RipsNet; files, one a dimension, or none to find them. choice: which RipsNet. tda_layer_s: the student's
+    layer; the teacher's is of the clouds.
     """
 
-    def __init__(self, args, student: Network, teacher: Network, images: int):
-        self.dims, self.points = dims(args), args.batch_size
+    topology: tuple[str, ...] = ()
+    spec: tuple[str, ...] = ()
+    ripsnet: tuple[str, ...] | None = None
+    choice: RipsNetChoice = RipsNetChoice()
+    clouds: Clouds = Clouds()
+    tda_layer_s: int = -1
+
+    @property
+    def asked(self) -> bool:
+        return bool(self.topology) or self.ripsnet is not None
+
+    @property
+    def with_images(self) -> bool:
+        return "images" in self.topology or self.ripsnet is not None
+
+    def check_effect(self) -> None:
+        """Refuse options that would do nothing."""
+        images = {name: getattr(self.clouds, name) for name in IMAGE_OPTIONS}
+        of_ripsnet = {"operator": self.choice.operator, "ripsnet_clouds": self.choice.ripsnet_clouds}
+        others = {"dim": self.clouds.dim, "tda_layer_t": self.clouds.tda_layer_t, "tda_layer_s": self.tda_layer_s}
+        others["batch_size"] = self.clouds.batch_size
+        if not self.with_images:
+            where = "without --topology images or --ripsnet"
+            if self.spec:
+                raise UserError(f"--spec: has no effect {where}; leave it out")
+            refuse_without_effect(images, where)
+        if self.ripsnet is None:
+            refuse_without_effect(of_ripsnet, "without --ripsnet")
+        elif self.ripsnet:
+            refuse_without_effect({"ripsnet_clouds": self.choice.ripsnet_clouds}, "with --ripsnet PATH")
+        if not self.asked:
+            refuse_without_effect(others, "without --topology or --ripsnet")
+
+
+class TopologyComparison:
+    """Measures what a Comparison asks for on a test set of N images. What does not fit is refused here, before any
+    image is seen.
+
+    path_t: the teacher's checkpoint, by which clouds and RipsNets are found.
+    """
+
+    def __init__(
+        self, asked: Comparison, path_t: str, student: Network, teacher: Network, images: int, device: torch.device
+    ):
+        clouds = asked.clouds
+        self.dims, self.points = clouds.dims, clouds.batch_size
         self.widths = (
-            layer_width(student.model, args.tda_layer_s, student.num_classes, "--tda_layer_s"),
-            layer_width(teacher.model, args.tda_layer_t, teacher.num_classes, "--tda_layer_t"),
+            layer_width(student.model, asked.tda_layer_s, student.num_classes, "--tda_layer_s"),
+            layer_width(teacher.model, clouds.tda_layer_t, teacher.num_classes, "--tda_layer_t"),
         )
         self.specs: dict[int, ImageSpec] = {}
         self.ripsnets: dict[int, RipsNet] = {}
-        kinds = args.topology or []
-        self.distances = {name: distance for name, distance in DIAGRAM_DISTANCES.items() if name in kinds}
+        self.distances = {name: distance for name, distance in DIAGRAM_DISTANCES.items() if name in asked.topology}
         if self.points < 2:
             raise UserError(f"--batch_size: found {self.points}, expected at least 2 points in a cloud")
         if self.points > images:
             raise UserError(f"--batch_size: found {self.points}, but the test set has only {images} images")
         if self.distances or 1 in self.dims:
             self._require_gudhi()
-        if "images" in kinds or args.ripsnet is not None:
-            self._load_specs(args, teacher)
-        elif args.spec:
-            raise UserError("--spec: of no use without --topology images or --ripsnet; leave it out")
-        if args.ripsnet is not None:
-            self._load_ripsnets(args)
+        folder = clouds_folder(path_t, clouds)
+        if asked.with_images:
+            self._load_specs(asked, folder, teacher)
+        if asked.ripsnet is not None:
+            own = pair_settings(teacher.arch, student.arch).operator
+            choice = replace(asked.choice, operator=asked.choice.operator or own)
+            self._load_ripsnets(choice, clouds, folder, asked.ripsnet, device)
 
     @staticmethod
-    def _require_gudhi():
+    def _require_gudhi() -> None:
         try:
             import gudhi.hera  # noqa: F401
         except ImportError as error:
             raise UserError(f"--topology: needs GUDHI ({error}): pip install gudhi scikit-learn") from None
 
-    def _load_specs(self, args, teacher: Network) -> None:
-        if args.spec and len(args.spec) != len(self.dims):
+    def _load_specs(self, asked: Comparison, folder: Path, teacher: Network) -> None:
+        clouds = asked.clouds
+        if asked.spec and len(asked.spec) != len(self.dims):
             raise UserError(
-                f"--spec: found {len(args.spec)} files, expected one for each dimension of --dim {args.dim}"
+                f"--spec: found {len(asked.spec)} files, expected one for each dimension of --dim {clouds.dim}"
             )
-        paths = args.spec or [runs.spec_file(runs.clouds_folder(args), dim) for dim in self.dims]
-        for dim, path in zip(self.dims, map(Path, paths), strict=True):
+        paths = [Path(path) for path in asked.spec] or [spec_file(folder, dim) for dim in self.dims]
+        for dim, path in zip(self.dims, paths, strict=True):
             self.specs[dim] = load_spec(path)
-            check_spec(self.specs[dim], path, teacher, self.widths[1], dim, args)
+            check_spec(self.specs[dim], path, clouds.expected(teacher.sha256, self.widths[1], dim))
 
-    def _load_ripsnets(self, args) -> None:
-        for dim, path in zip(self.dims, ripsnet_files(args, runs.clouds_folder(args)), strict=True):
-            network, content = load_ripsnet(path, args.operator, self.widths[1])
+    def _load_ripsnets(
+        self, choice: RipsNetChoice, clouds: Clouds, folder: Path, given: Sequence[str], device: torch.device
+    ) -> None:
+        for dim, path in zip(self.dims, ripsnet_files(choice, clouds, folder, given), strict=True):
+            network, content = load_ripsnet(path, choice.operator, self.widths[1])
             if content.get("spec") not in (None, self.specs[dim].to_dict()):
                 raise UserError(
                     f"{path}: fitted to other images than those of the spec; give its own with --spec, or run "
                     "train_ripsnet.py again"
                 )
-            self.ripsnets[dim] = network.to(args.device)
+            self.ripsnets[dim] = network.to(device)
 
-    def measure(self, student: Tensor, teacher: Tensor) -> dict:
-        """Means over the clouds that features (N, d) make, for each dimension; the short last cloud is left out.
+    def measure(self, student: Tensor, teacher: Tensor) -> dict[str, Any]:
+        """Means over the clouds that features (N, d) make, for each dimension; the short last cloud is omitted.
 
         image_distance is the Euclidean distance of the exact images, image_mse the mean squared difference of their
         pixels, which is what `--topology exact` trains; r2 are RipsNet's, against the mean of the exact images.
@@ -187,7 +247,7 @@ class TopologyComparison:
     @torch.no_grad()
     def _measure_dim(self, dim: int, clouds: list[Tensor]) -> dict[str, float | None]:
         diagrams = [dim0_deaths(part) if dim == 0 else dim1_diagrams(part) for part in clouds]
-        found = {}
+        found: dict[str, float | None] = {}
         if dim in self.specs:
             images = [images_of(part, self.specs[dim]).double().cpu() for part in diagrams]
             difference = images[0] - images[1]
@@ -204,7 +264,7 @@ class TopologyComparison:
         return found
 
 
-def finite(value):
+def finite(value: Any) -> Any:
     """The same nested dict with None for numbers that are not finite, which JSON cannot hold."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
@@ -238,7 +298,7 @@ def aligned(rows: list[list[str]]) -> list[str]:
     ]
 
 
-def cells(columns: list[dict], layout) -> list[list[str]]:
+def cells(columns: Sequence[dict[str, Any]], layout: Sequence[tuple[str, str, str]]) -> list[list[str]]:
     """Rows of a table from dicts, one a column; a number that is missing in some column is a dash."""
     return [
         [label, *("-" if column.get(key) is None else format(column[key], form) for column in columns)]
@@ -247,12 +307,13 @@ def cells(columns: list[dict], layout) -> list[list[str]]:
     ]
 
 
-def report_text(report: dict, per_class: bool) -> str:
+def report_text(report: dict[str, Any], per_class: bool) -> str:
     """The report of evaluate.py as it is printed."""
     networks = {role: report[role] for role in ("network", "teacher") if role in report}
     columns = list(networks.values())
     precision = "float32" if report["amp"] == "off" else report["amp"]
-    head = [[""] + [f"{network['arch']}{' (teacher)' * (role == 'teacher')}" for role, network in networks.items()]]
+    names = {"network": "{}", "teacher": "{} (teacher)"}
+    head = [["", *(names[role].format(network["arch"]) for role, network in networks.items())]]
     lines = [f"{network['path']}: {network['arch']}" for network in columns]
     lines += [f"{report['images']:,} test images of {report['dataset']}, {precision}", ""]
     lines += aligned(head + cells(columns, NETWORK_ROWS))
@@ -264,25 +325,57 @@ def report_text(report: dict, per_class: bool) -> str:
             f"topology: means over {topology['clouds']} clouds of {topology['points']} consecutive test images; "
             f"{topology['images_left_out']} left out",
         ]
-        names = [name for name in topology if name.startswith("dim")]
-        head_of_dims = [["", *(f"dimension {name[-1]}" for name in names)]]
-        lines += aligned(head_of_dims + cells([topology[name] for name in names], TOPOLOGY_ROWS))
+        dims = [name for name in topology if name.startswith("dim")]
+        head_of_dims = [["", *(f"dimension {name[-1]}" for name in dims)]]
+        lines += aligned(head_of_dims + cells([topology[name] for name in dims], TOPOLOGY_ROWS))
         if topology["widths"][0] != topology["widths"][1]:
             widths = "{} and {}".format(*topology["widths"])
             lines.append(f"clouds of widths {widths}: RipsNet, made for the teacher's, cannot read the student's")
     if per_class:
         layout = [(name, name, ".2f") for name in columns[0]["per_class"]]
         lines += ["", *aligned(head + cells([network["per_class"] for network in columns], layout))]
+    if "adopted" in report:
+        lines += ["", f"written to {report['adopted']}, with the accuracy measured here"]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def network_report(network: Network, path, logits: Tensor, labels: Tensor, names: list[str]) -> dict:
+def network_report(network: Network, path: str, logits: Tensor, labels: Tensor, names: Sequence[str]) -> dict[str, Any]:
     """What the report says of one network; names: of the classes."""
     return {
-        "path": str(path),
+        "path": path,
         "arch": network.arch,
         "sha256": network.sha256,
         "parameters": parameter_count(network.model),
         **accuracy_scores(logits, labels),
         "per_class": dict(zip(names, class_accuracies(logits, labels), strict=True)),
     }
+
+
+# Adopting a network of another code base
+
+
+def check_adoption(path: Path, network: Network, source: str) -> None:
+    """Refuse to write over a file, or to adopt a network that is in this project's format. source: its checkpoint."""
+    if path.suffix != ".pth":
+        raise UserError(f"--adopt: found {path}, expected a file such as save_t_models/<name>/best.pth")
+    if path.exists():
+        raise UserError(f"--adopt: {path} exists, and is not written over; give another path, or remove it")
+    with torch.device("meta"):  # names only
+        own = create_model(network.arch, network.num_classes).state_dict().keys()
+    replaced = network.model.state_dict().keys() != own  # which no file but this project's says
+    if replaced or None not in (network.dataset, network.accuracy):
+        raise UserError(f"--adopt: {source} is in this project's format already; use it as it is")
+
+
+def adopt(path: Path, network: Network, dataset: str, accuracy: float) -> None:
+    """Write a network in this project's format. accuracy: top-1 in percent, as measured."""
+    content = {
+        "arch": network.arch,
+        "num_classes": network.num_classes,
+        "dataset": dataset,
+        "model": network.model.state_dict(),
+        "accuracy": accuracy,
+    }
+    if network.epoch is not None:
+        content["epoch"] = network.epoch
+    checkpoint.save(path, content, option="--adopt")

@@ -1,13 +1,13 @@
 """What the figures show: networks and their clouds, RipsNets and their validation clouds, embeddings, and logs."""
 
 import csv
-import re
 import statistics
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,93 +16,92 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 from torch import Tensor
 
-from dataset import ImageSet
-from ripsnet import ImageSpec, RipsNet, dim0_deaths, dim1_diagrams
+from dataset import ImageSet, TrainLoader
+from ripsnet import ImageSpec, RipsNet, dim0_deaths, dim1_diagrams, r2_score
 
-from .checkpoint import Network, load_network
-from .clouds import CloudSet, as_cloud, cloud_loader, layer_width, read_layer
-from .data import load_data
+from ..clouds.fitting import CloudData, predict
+from ..clouds.layers import as_cloud, layer_width, read_layer
+from ..clouds.store import CloudSet, images_of
+from ..errors import UserError
+from ..files.checkpoint import check_fields
+from ..files.paths import clouds_folder, spec_file, teacher_run
+from ..networks import Network, load_network
+from ..settings import Clouds, Data, RipsNetChoice
+from ..student.topology import check_spec, load_ripsnet, load_spec, ripsnet_files
 from .figures import Images, pixel_grid
-from .options import UserError, dims
-from .ripsnet_fit import CloudData, predict
-from .runs import clouds_folder, ripsnet_folder, spec_file, teacher_run
-from .topology import check_spec, load_ripsnet, load_spec
+from .identity import of_network, run_of, several
 
 EMBEDDINGS = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA"}
 IMAGES_A_FORWARD = 500
+Row = dict[str, float]
 
 
-def load_networks(args) -> dict[str, Network]:
-    """The teacher and the students of --path_t and --path_s, in eval mode, by the headings of their panels.
+@dataclass(frozen=True)
+class Shown:
+    """The networks that a figure shows: the files the user gave, and how they are named.
+
+    students: checkpoints, or folders of runs. labels: headings, the teacher's and one for each of the students; empty
+    to make them from what is known of the runs. arch_t, arch_s: of files that do not name theirs.
+    """
+
+    path_t: str
+    students: tuple[Path, ...] = ()
+    labels: tuple[str, ...] = ()
+    arch_t: str | None = None
+    arch_s: str | None = None
+
+    @property
+    def file_name(self) -> str:
+        """The students' runs, or the teacher's where there is no student."""
+        if not self.students:
+            return teacher_run(self.path_t)
+        runs = [of_network(path) for path in self.students]
+        names = [run_of(path) if path.is_dir() else teacher_run(path) for path in self.students]
+        return several([replace(run, name=name) for run, name in zip(runs, names, strict=True)])
+
+
+def load_networks(shown: Shown, data: Data) -> dict[str, Network]:
+    """The teacher and the students, in eval mode, by the headings of their panels.
 
     A folder stands for all checkpoints of its run in the order of their epochs, each set of weights once.
     """
-    teacher = load_network(args.path_t, args.model_t, "--model_t", args.device, args.dataset)
-    groups = [(Path(args.path_t), [teacher])]
-    for path in map(Path, args.path_s):
+    teacher = load_network(shown.path_t, shown.arch_t, "--model_t", data.device, data.dataset)
+    groups = [(Path(shown.path_t), [teacher])]
+    for path in shown.students:
         files = [found for name in ("previous", "best", "last") if (found := path / f"{name}.pth").is_file()]
         if path.is_dir() and not files:
             raise UserError(f"{path}: no checkpoint in this folder; expected best.pth, last.pth or previous.pth")
         students = [
-            load_network(file, args.model_s, "--model_s", args.device, args.dataset) for file in files or [path]
+            load_network(file, shown.arch_s, "--model_s", data.device, data.dataset) for file in files or [path]
         ]
         unlike = {student.sha256: student for student in students}.values()
         groups.append((path, sorted(unlike, key=lambda student: student.epoch or 0)))
-    labels = args.labels or [label(path, networks[0], args.dataset) for path, networks in groups]
+    labels = shown.labels or [label(path, networks[0]) for path, networks in groups]
     if len(labels) != len(groups):
         raise UserError(
             f"--labels: found {len(labels)}, expected {len(groups)}: the teacher's and one for each --path_s"
         )
-    shown = {}
+    found = {}
     for name, (path, networks) in zip(labels, groups, strict=True):
         for network in networks:
             heading = f"{name}, epoch {network.epoch}" if path.is_dir() else name
-            if heading in shown:
-                raise UserError(f"{path}: a second network called '{heading}'; tell them apart with --labels")
-            shown[heading] = network
-    return shown
+            if heading in found:
+                raise UserError(f"{path}: a second network called '{heading}'; name each with --labels")
+            found[heading] = network
+    return found
 
 
-def label(path: Path, network: Network, dataset: str) -> str:
-    """Architecture and, from the name of a student's run, the method; the run's name where it was given by hand."""
-    run = run_of(path)
-    known = re.escape(f"{network.arch}_{dataset}")
-    found = re.fullmatch(rf"(?:.+-)?{known}(?:_(.+))?_trial\d+", run)
-    return f"{network.arch} {found[1] or ''}".rstrip() if found else f"{network.arch} {run}"
+def label(path: Path, network: Network) -> str:
+    """The architecture and the method; the run's name where the run has no row, no method of one trained alone."""
+    run = of_network(path)
+    if not run.pair:
+        return f"{network.arch} {run.name}"
+    return network.arch if run.alone else f"{network.arch} {run.loss}"
 
 
-def run_of(path: Path) -> str:
-    """The name of the run that a checkpoint, a log or a folder belongs to."""
-    path = path.resolve()
-    inside = path.suffix == ".pth" or path.name == "log.csv"
-    return path.parent.name if inside else path.name.removesuffix(".csv")
-
-
-def network_runs(args) -> str:
-    """For the name of a file: the students' runs, or the teacher's where there is no student."""
-    paths = [Path(path) for path in args.path_s or [args.path_t]]
-    return several([run_of(path) if path.is_dir() else teacher_run(path) for path in paths])
-
-
-def several(names: list[str]) -> str:
-    """A file's name for one run or several: what their names share in front, else the first and how many more."""
-    shared = common_front(names)
-    if len(names) == 1 or not shared:
-        return names[0] + f"_and_{len(names) - 1}_more" * (len(names) > 1)
-    return shared
-
-
-def common_front(names: list[str]) -> str:
-    """The parts between underscores with which all names begin."""
-    parts = zip(*(name.split("_") for name in names), strict=False)
-    same = [part[0] if len(set(part)) == 1 else None for part in parts]
-    return "_".join(same[: same.index(None)] if None in same else same)
-
-
-def mini_batches(args, count: int) -> list[Tensor]:
-    """The images (B, 3, H, W) of the first `count` whole training batches, shuffled and augmented by --seed."""
-    train_set, _ = load_data(args)
-    return [images for images, _, _ in islice(cloud_loader(train_set, args).epoch(0), count)]
+def mini_batches(loader: TrainLoader, count: int) -> list[Tensor]:
+    """The images (B, 3, H, W) of the first `count` training batches."""
+    return [images for images, _, _ in islice(loader.epoch(0), count)]
 
 
 @torch.no_grad()
@@ -162,20 +161,60 @@ def pixel_rows(spec: ImageSpec, panels: list[Images], mean_image: np.ndarray) ->
     ]
 
 
-def fitted_ripsnets(args, teacher: Network) -> Iterator[Fitted]:
+def fitted_ripsnets(path_t: str, clouds: Clouds, choice: RipsNetChoice, teacher: Network) -> Iterator[Fitted]:
     """The RipsNets that the options name, one for each homology dimension; refuses what belongs to another teacher."""
-    width = layer_width(teacher.model, args.tda_layer_t, teacher.num_classes, "--tda_layer_t")
-    folder = clouds_folder(args)
-    for dim in dims(args):
-        spec = load_spec(spec_file(folder, dim))
-        check_spec(spec, spec_file(folder, dim), teacher, width, dim, args)
-        path = ripsnet_folder(folder, dim, args.operator) / "best.pth"
-        if not path.is_file():
-            raise UserError(f"{path}: no RipsNet there; fit it with train_ripsnet.py (same options)")
-        network, content = load_ripsnet(path, args.operator, width)
-        if content["spec"] != spec.to_dict():
+    width = layer_width(teacher.model, clouds.tda_layer_t, teacher.num_classes, "--tda_layer_t")
+    folder = clouds_folder(path_t, clouds)
+    specs = []
+    for dim in clouds.dims:
+        path = spec_file(folder, dim)
+        specs.append(load_spec(path))
+        check_spec(specs[-1], path, clouds.expected(teacher.sha256, width, dim))
+    for spec, path in zip(specs, ripsnet_files(choice, clouds, folder), strict=True):
+        network, content = load_ripsnet(path, choice.operator, width)
+        if content.get("spec") != spec.to_dict():
             raise UserError(f"{path}: fitted to other images than those in {folder}; run train_ripsnet.py again")
-        yield Fitted(spec, network, CloudSet(folder, spec.num_clouds), content["quality"]["train_clouds"])
+        quality = check_fields(content.get("quality"), {"train_clouds": int}, path, "a RipsNet of stage 3")
+        yield Fitted(spec, network, CloudSet(folder, spec.num_clouds), quality["train_clouds"])
+
+
+def validation_images(fitted: Fitted, name: str, count: int) -> tuple[str, list[Images]]:
+    """Text, and panels of at most `count` validation clouds from the smallest to the largest error. name: of the
+    teacher."""
+    found, exact = fitted.validation()
+    errors = (found - exact).square().mean(dim=1)
+    ranks = np.linspace(0, len(errors) - 1, min(count, len(errors))).round()
+    panels = [
+        Images(f"cloud {fitted.train_clouds + i}", f"MSE {errors[i]:.4f}", exact[i].numpy(), found[i].numpy())
+        for i in errors.argsort()[torch.from_numpy(ranks).long()].tolist()
+    ]
+    return (
+        f"{name}, {len(errors):,} validation clouds of {fitted.spec.points} points, "
+        f"$R^2$ = {r2_score(found, exact, fitted.mean_image):.3f}; from the smallest to the largest error"
+    ), panels
+
+
+def network_images(
+    fitted: Fitted, networks: Mapping[str, Network], batches: Sequence[Tensor], layer_t: int, layer_s: int
+) -> tuple[str, list[Images]]:
+    """Text, and a panel for each network, the teacher first, of the first batch; R^2 is over all batches."""
+    panels: list[Images] = []
+    for name, network in networks.items():
+        if panels:
+            clouds = torch.stack(layer_outputs(network, batches, layer_s, "--tda_layer_s"))
+        else:
+            clouds = torch.stack(layer_outputs(network, batches, layer_t, "--tda_layer_t"))
+        diagrams = dim0_deaths(clouds) if fitted.spec.dim == 0 else dim1_diagrams(clouds)
+        exact, found = images_of(diagrams, fitted.spec).float(), None
+        note = f"width {clouds.shape[-1]}, RipsNet's {fitted.network.d}"
+        if clouds.shape[-1] == fitted.network.d:
+            found = fitted.network(clouds)
+            note = f"MSE {(found[0] - exact[0]).square().mean():.4f}, $R^2$ {r2_score(found, exact):.3g}"
+        panels.append(Images(name, note, exact[0].numpy(), None if found is None else found[0].numpy()))
+    return (
+        f"a training batch of {fitted.spec.points} images; $R^2$ over {len(batches)} batches, against a network's mean "
+        "exact image"
+    ), panels
 
 
 def choose_classes(names: list[str], wanted: list[str]) -> list[int]:
@@ -236,23 +275,7 @@ def silhouette(points: np.ndarray, classes: np.ndarray) -> float:
     return float(silhouette_score(points, classes))
 
 
-def find_logs(paths: list[Path]) -> dict[str, Path]:
-    """Run's name -> its log, for logs, folders of runs, and folders of logs."""
-    logs = {}
-    for path in paths:
-        files = [path] if path.is_file() else [path / "log.csv"] if (path / "log.csv").is_file() else []
-        for file in files or sorted(path.glob("*.csv")):
-            if (run := run_of(file)) in logs:
-                raise UserError(f"{file}: the run {run} comes twice, also in {logs[run]}")
-            logs[run] = file
-        if not files and not any(path.glob("*.csv")):
-            raise UserError(
-                f"{path}: no log there; expected a log, the folder of a run, or one of logs, as results/logs"
-            )
-    return logs
-
-
-def read_log(path: Path, columns: list[str]) -> list[dict[str, float]]:
+def read_log(path: Path, columns: Sequence[str]) -> list[Row]:
     """The rows of a log as numbers: the epoch and those of `columns` that are there and not empty."""
     try:
         with open(path, newline="") as file:
@@ -266,19 +289,11 @@ def read_log(path: Path, columns: list[str]) -> list[dict[str, float]]:
     return rows
 
 
-def repetitions(names: list[str]) -> dict[str, list[str]]:
-    """Group -> its runs: names that differ only in _trial<n> are one group."""
-    groups = {}
-    for name in names:
-        groups.setdefault(re.sub(r"_trial\d+", "", name), []).append(name)
-    return groups
-
-
-def curve_rows(run: str, logs: list[list[dict[str, float]]], columns: list[str]) -> list[dict]:
+def curve_rows(run: str, logs: Sequence[Sequence[Row]], columns: Sequence[str]) -> list[dict[str, Any]]:
     """Mean and sample standard deviation (None for one value) over the logs, for each column and epoch."""
     rows = []
     for column in columns:
-        values = {}
+        values: dict[int, list[float]] = {}
         for row in (row for log in logs for row in log if column in row):
             values.setdefault(int(row["epoch"]), []).append(row[column])
         rows += [

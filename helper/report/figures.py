@@ -1,7 +1,7 @@
 """The figures, drawn with matplotlib: every function takes numbers and returns a Figure, 7 inches wide as in print.
 
-The colours are Okabe and Ito's ("Color Universal Design", 2008), which every common kind of colour vision tells apart;
-in grey, markers and line styles do.
+The colours are Okabe and Ito's ("Color Universal Design", 2008), which remain distinct in every common kind of colour
+vision; in grey, markers and line styles do.
 """
 
 import io
@@ -19,8 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ripsnet import ImageSpec
 
-from .checkpoint import npz, write_bytes
-from .runs import table
+from ..files.atomic import csv_bytes, npz, write_bytes
 
 WIDTH = 7.0  # inches
 DPI = 200
@@ -61,13 +60,13 @@ CURVES = [
 
 
 def save(path: Path, figure: Figure, data: list[dict] | dict[str, np.ndarray]) -> None:
-    """Write <path>.png and beside it what it shows: rows as .csv, a dict of arrays as .npz."""
+    """Write <path>.png and beside it what it shows: rows as .csv, a dict of arrays as .npz. The path is of --out."""
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=DPI)
-    content, suffix = (npz(data), ".npz") if isinstance(data, dict) else (table(data), ".csv")
+    content, suffix = (npz(data), ".npz") if isinstance(data, dict) else (csv_bytes(data), ".csv")
     data_path, image_path = (path.with_name(path.name + end) for end in (suffix, ".png"))
-    write_bytes(data_path, content)
-    write_bytes(image_path, image.getvalue())
+    write_bytes(data_path, content, option="--out")
+    write_bytes(image_path, image.getvalue(), option="--out")
     print(f"{image_path} and {data_path.name}")
 
 
@@ -125,38 +124,43 @@ def image_panels(title: str, panels: list[Images], spec: ImageSpec, mean_image: 
     layers = list(zip(*(panel.layers for panel in panels), strict=True))
     brightest = max(image.max() for image in layers[0] + layers[1] if image is not None)
     largest = max((np.abs(image).max() for image in layers[2] if image is not None), default=1.0) or 1.0
+    columns = min(len(panels), PANELS_A_LINE)
     for part, line in zip(figure.subfigures(len(lines), 1, squeeze=False)[:, 0], lines, strict=True):
-        axes = part.subplots(
-            *(4 if spec.dim == 0 else 3, min(len(panels), PANELS_A_LINE)),
-            squeeze=False,
-            sharex=True,
-            gridspec_kw={"height_ratios": [6, 1, 1, 1]} if spec.dim == 0 else None,
-        )
+        if spec.dim == 0:
+            axes = part.subplots(4, columns, squeeze=False, sharex=True, gridspec_kw={"height_ratios": [6, 1, 1, 1]})
+        else:
+            axes = part.subplots(3, columns, squeeze=False, sharex=True)
         for unused in axes[:, len(line) :].flat:
             unused.set_visible(False)  # rather than removed, so that the places of all lines are alike
-        for column, (ax, panel) in enumerate(zip(axes[0], line, strict=False)):
-            ax.set_title(heading(panel.name, axes.shape[1], panel.note))
+        for column, panel in enumerate(line):
+            axes[0, column].set_title(heading(panel.name, columns, panel.note))
             if spec.dim == 0:
-                _curves(ax, panel, spec, mean_image, brightest)
+                _curves(axes[0, column], panel, spec, mean_image, brightest)
             _layers(axes[-3:, column], panel, spec, brightest, largest)
             axes[-1, column].set_xlabel("persistence" if spec.dim == 0 else "birth")
-            for ax in axes[:, column] if column else ():
-                ax.set_yticklabels([])
-        names = ["exact", "RipsNet", f"difference\n±{largest:.2g}" if spec.dim == 0 else "difference"]
-        for row, name in zip(axes[-3:], names, strict=True):
-            if spec.dim == 0:
-                row[0].set_ylabel(name, rotation=0, horizontalalignment="right", verticalalignment="center")
-            else:
-                row[0].set_ylabel(f"{name}\npersistence")
-                drawn = [ax.images[0] for ax in row[: len(line)] if ax.images]
-                if drawn:
-                    part.colorbar(drawn[0], ax=list(row), aspect=15, pad=0.01)
+        for ax in axes[:, 1:].flat:
+            ax.set_yticklabels([])
         if spec.dim == 0:
             axes[0, 0].set_ylabel("pixel value")
+            for row, name in zip(axes[1:], ("exact", "RipsNet", "difference"), strict=True):
+                row[0].set_ylabel(name, rotation=0, horizontalalignment="right", verticalalignment="center")
+            _colour_bar(part, axes[1:3], aspect=6, ticks=MaxNLocator(4))
+            _colour_bar(part, axes[3:], aspect=2.3, ticks=[-largest, largest], format="%.2g")
+        else:
+            for row, name in zip(axes, ("exact", "RipsNet", "difference"), strict=True):
+                row[0].set_ylabel(f"{name}\npersistence")
+                _colour_bar(part, row, aspect=15)
     if spec.dim == 0:
         handles = {line.get_label(): line for ax in figure.axes for line in ax.lines}
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False)
     return figure
+
+
+def _colour_bar(figure, axes: np.ndarray, **options) -> None:
+    """A colour bar beside axes that share one scale, if an image is drawn in any of them."""
+    drawn = [ax.images[0] for ax in axes.flat if ax.images]
+    if drawn:
+        figure.colorbar(drawn[0], ax=list(axes.flat), pad=0.01, **options)
 
 
 def _curves(ax, panel: Images, spec: ImageSpec, mean_image: np.ndarray, brightest: float) -> None:
@@ -177,7 +181,7 @@ def _curves(ax, panel: Images, spec: ImageSpec, mean_image: np.ndarray, brightes
 
 
 def _layers(axes, panel: Images, spec: ImageSpec, brightest: float, largest: float) -> None:
-    """The images of one panel, in dimension 0 on their side; black outlines tell the sign of a difference in grey."""
+    """The images of one panel, in dimension 0 on their side; black outlines show the sign of a difference in grey."""
     columns, rows = spec.resolution
     births, persistences = pixel_grid(spec)
     pixels = {"origin": "lower", "aspect": "auto", "interpolation": "nearest"}
@@ -338,7 +342,7 @@ class Density:
 @rc_context(STYLE)
 def density_panels(title: str, densities: list[Density]) -> Figure:
     """A panel for each density; darker bins hold more pixels, on a logarithmic scale. The line is RipsNet = exact."""
-    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.8), layout="constrained")
     figure.suptitle(title)
     axes = figure.subplots(1, len(densities))
     colours = ListedColormap(colormaps["viridis_r"](np.linspace(0.15, 1, 256)))  # single pixels must show on white
@@ -350,21 +354,6 @@ def density_panels(title: str, densities: list[Density]) -> Figure:
         ax.plot(ends, ends, color=ORANGE, linestyle="--", label="RipsNet = exact")
         ax.set(title=density.name, aspect="equal")
         ax.set(xlabel=f"exact {density.quantity}", ylabel=f"RipsNet's {density.quantity}")
-        ax.legend(loc="upper left", frameon=False)
     figure.colorbar(mesh, ax=axes, label="pixels in a bin", aspect=25)
-    return figure
-
-
-def image_panel(images: dict[str, np.ndarray], columns: int = 2) -> Figure:
-    """Persistence images (rows, columns of pixels) under their names, line by line, on one colour scale from 0: a quick
-    look during training."""
-    lines = -(-len(images) // columns)
-    figure = Figure(figsize=(1 + 2 * columns, 0.6 + 2.2 * lines))
-    brightest = max(image.max() for image in images.values())
-    for number, (name, image) in enumerate(images.items(), 1):
-        ax = figure.add_subplot(lines, columns, number, title=name, xticks=[], yticks=[])
-        drawn = ax.imshow(image, origin="lower", cmap="viridis", vmin=0, vmax=brightest)
-    figure.colorbar(drawn, ax=figure.axes)
-    figure.supxlabel("birth")
-    figure.supylabel("persistence")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", frameon=False)
     return figure

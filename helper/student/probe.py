@@ -12,6 +12,7 @@ from ripsnet import ExactTopology, ImageSpec, r2_score
 
 from ..clouds.layers import as_cloud, read_layer
 from ..training.objective import autocast
+from . import pictures
 from .distillation import Distillation
 
 PROBE_BATCHES = 16
@@ -82,8 +83,6 @@ class Probe:
         below them RipsNet's. Both networks run in eval mode, which changes no buffer."""
         if self.exact is None or not self.batches:
             return {}
-        from ..report.figures import image_panel  # only here, because importing matplotlib takes time
-
         mode = objective.training
         objective.eval()
         images, _ = self.batches[0]
@@ -102,6 +101,8 @@ class Probe:
             for network, pixels in zip(("student", "teacher"), pair, strict=True)
         }
         return {
-            f"persistence_images/dim{spec.dim}": image_panel({name: image[i] for name, image in panels.items()})
+            f"persistence_images/dim{spec.dim}": pictures.image_panel(
+                {name: image[i] for name, image in panels.items()}
+            )
             for i, spec in enumerate(self.exact.specs)
         }

@@ -13,6 +13,7 @@ from ..files import checkpoint
 from ..files.atomic import read_json
 from ..files.paths import clouds_folder, spec_file
 from ..networks import Network
+from ..settings import Clouds, RipsNetChoice
 from .weights import StudentSettings
 
 SAME_CLOUDS = "--path_t, --tda_layer_t, --batch_size, --pcd_bn, --sigma_rule, --resolution, --range, --dim"
@@ -77,21 +78,18 @@ def load_ripsnet(path: Path, operator: str, width: int) -> tuple[RipsNet, dict]:
     return network.eval().requires_grad_(False), content
 
 
-def ripsnet_files(settings: StudentSettings, folder: Path) -> list[Path]:
+def ripsnet_files(choice: RipsNetChoice, clouds: Clouds, folder: Path, given: Sequence[str] = ()) -> list[Path]:
     """The files of --ripsnet, or those that stage 3 left in a folder of clouds: one a dimension of --dim."""
-    loss, clouds = settings.loss, settings.clouds
-    if loss.ripsnet and len(loss.ripsnet) != len(clouds.dims):
-        raise UserError(
-            f"--ripsnet: found {len(loss.ripsnet)} files, expected one for each dimension of --dim {clouds.dim}"
-        )
-    paths = [Path(path) for path in loss.ripsnet or ()]
+    if given and len(given) != len(clouds.dims):
+        raise UserError(f"--ripsnet: found {len(given)} files, expected one for each dimension of --dim {clouds.dim}")
+    paths = [Path(path) for path in given]
     if not paths:
-        paths = [folder / loss.folder_name(dim) / "best.pth" for dim in clouds.dims]
+        paths = [folder / choice.folder_name(dim) / "best.pth" for dim in clouds.dims]
     for path in paths:
         if not path.is_file():
             raise UserError(
-                f"{path}: no RipsNet there; fit it with train_ripsnet.py --operator {loss.operator} (same --path_t, "
-                "--dim and cloud options), or name a file with --ripsnet"
+                f"{path}: no RipsNet there; fit it with train_ripsnet.py --operator {choice.operator} (same --path_t, "
+                "--dim and cloud options)"
             )
     return paths
 
@@ -119,7 +117,7 @@ def build_topology(settings: StudentSettings, path_t: str | Path, teacher: Netwo
 def _through_ripsnet(settings: StudentSettings, folder: Path, teacher: Network, width: int) -> Topology:
     loss, clouds = settings.loss, settings.clouds
     networks, specs, r2 = [], [], []
-    for dim, path in zip(clouds.dims, ripsnet_files(settings, folder), strict=True):
+    for dim, path in zip(clouds.dims, ripsnet_files(loss, clouds, folder, loss.ripsnet or ()), strict=True):
         network, content = load_ripsnet(path, loss.operator, width)
         if network.pixels != clouds.resolution**2:
             raise UserError(f"{path}: a RipsNet for {network.pixels} pixels, found --resolution {clouds.resolution}")
