@@ -9,7 +9,8 @@ Every model is called in one of two ways, x being a (B, 3, H, W) batch of images
 With `preact=True` the list holds, for each stage, the values before its last ReLU; stem and pooled vector stay as they
 are. A submodule `pool` averages the last map into the pooled vector, so that a hook on it sees that map. The names in
 the state dicts are those of the RepDistiller code base (Tian et al., "Contrastive Representation Distillation", ICLR
-2020), so that teachers published for it load unchanged.
+2020), so that teachers published for it load unchanged. Networks whose name ends in `_imagenet` are for 224 x 224
+images, with the names of torchvision's weights.
 """
 
 import difflib
@@ -19,9 +20,12 @@ import torch
 from torch import nn
 
 from .fold import fold_batchnorm, preactivation_norms
+from .mobilenetv1 import MobileNetV1
 from .mobilenetv2 import MobileNetV2
+from .mobilenetv2_imagenet import MobileNetV2ImageNet
 from .resnet import ResNet
 from .resnet50 import ResNet50
+from .resnet_imagenet import ResNetImageNet
 from .shufflenetv1 import ShuffleNetV1
 from .shufflenetv2 import ShuffleNetV2
 from .vgg import VGG
@@ -46,6 +50,9 @@ model_dict = {
     "ShuffleV1": ShuffleNetV1,
     "ShuffleV2": ShuffleNetV2,
     "ResNet50": ResNet50,
+    **{f"resnet{depth}_imagenet": partial(ResNetImageNet, depth) for depth in (18, 34, 50)},
+    "mobilenetv1_imagenet": MobileNetV1,
+    "mobilenetv2_imagenet": MobileNetV2ImageNet,
 }
 
 ALIASES = {"mobilenetv2": "MobileNetV2", "shufflev1": "ShuffleV1", "shufflev2": "ShuffleV2"}
@@ -56,11 +63,16 @@ def resolve_name(name: str) -> str:
     canonical = ALIASES.get(name, name)
     if canonical in model_dict:
         return canonical
-    if name == "resnet50":
-        raise ValueError("unknown model 'resnet50': it is ImageNet's ResNet-50 elsewhere; the CIFAR one is 'ResNet50'")
     lower_case = {known.lower(): known for known in model_dict}
     nearest = difflib.get_close_matches(name.lower(), lower_case, n=1)
-    hint = f"did you mean '{lower_case[nearest[0]]}'?" if nearest else f"known are {', '.join(model_dict)}"
+    if f"{name}_imagenet" in model_dict:
+        hint = f"ImageNet's is '{name}_imagenet'"
+        if name in lower_case:
+            hint += f", that for 32 x 32 images '{lower_case[name]}'"
+    elif nearest:
+        hint = f"did you mean '{lower_case[nearest[0]]}'?"
+    else:
+        hint = f"known are {', '.join(model_dict)}"
     raise ValueError(f"unknown model {name!r}: {hint}")
 
 

@@ -13,6 +13,8 @@ from .layers import GlobalAveragePool, ReluStage, init_convolutions
 class BasicBlock(nn.Module):
     """Two 3 x 3 convolutions beside a shortcut; returns their sum before the ReLU."""
 
+    expansion = 1
+
     def __init__(self, in_channels, out_channels, stride):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)

@@ -14,6 +14,7 @@ class Bottleneck(nn.Module):
     """1 x 1, 3 x 3 and 1 x 1 convolutions (four times as wide) beside a shortcut; the sum before the ReLU."""
 
     expansion = 4
+    shortcut_name = "shortcut"
 
     def __init__(self, in_channels, channels, stride):
         super().__init__()
@@ -24,16 +25,17 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
-        self.shortcut = nn.Identity()
+        shortcut = nn.Identity()
         if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(
+            shortcut = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
             )
+        self.add_module(self.shortcut_name, shortcut)
 
     def forward(self, x):
         out = F.relu(self.bn1(self.conv1(x)))
         out = F.relu(self.bn2(self.conv2(out)))
-        return self.bn3(self.conv3(out)) + self.shortcut(x)
+        return self.bn3(self.conv3(out)) + getattr(self, self.shortcut_name)(x)
 
 
 class ResNet50(nn.Module):
