@@ -87,7 +87,8 @@ def listing() -> str:
             f"{'':10} {'; '.join([pairs, *filter(None, notes)])}",
         ]
         for pair, values in method.by_pair.items():
-            lines.append(f"{'':12} {_names([pair])}: " + ", ".join(f"{name} {v:g}" for name, v in values.items()))
+            values = [f"{name} {v if isinstance(v, str) else format(v, 'g')}" for name, v in values.items()]
+            lines.append(f"{'':12} {_names([pair])}: {', '.join(values)}")
         if method.by_pair:
             lines.append(f"{'':12} other pairs: the defaults, {method.elsewhere}")
     gamma, alpha, source = STANDARDIZED.values()
