@@ -15,9 +15,9 @@ class CATKD(nn.Module):
     pooling: (B, classes, H, W), whose mean over the pixels is the logits. They are average-pooled to resolution x
     resolution. The student's classifier learns through them as well.
     form "normalised": each map is L2-normalised over its pixels. The published weights of the pairs of two families
-    belong to it, and the default.
-    form "raw": the pooled maps as they are. The published weights of the six pairs of one family belong to it, which would
-    be about 40 times too small for normalised maps.
+    belong to it.
+    form "raw": the pooled maps as they are. The published weights of the six pairs of one family belong to it; with
+    normalised maps the term would be about 40 times weaker at the start.
     ValueError for another form, and for a resolution below 1.
     """
 
