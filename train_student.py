@@ -20,6 +20,7 @@ import argparse
 import torch
 
 from dataset import TrainLoader
+from distiller_zoo import distiller_dict
 from helper.checkpoint import load_network
 from helper.data import load_data, num_classes
 from helper.distillation import FirstStage, build_objective
@@ -151,7 +152,9 @@ def main(args) -> None:
     if objective.student is not student:
         about["replaced"] = {"distill": args.distill, "arch_t": teacher.arch}
     if args.first_epochs:
-        first_args = argparse.Namespace(**{**vars(args), "epochs": args.first_epochs, "lr_decay_epochs": []})
+        first_lr = distiller_dict[args.distill].first_rate(args.model_s, args.lr)
+        changes = {"epochs": args.first_epochs, "lr": first_lr, "lr_decay_epochs": []}
+        first_args = argparse.Namespace(**{**vars(args), **changes})
         first_run = Run(student_run.folder / "first_stage", first_args)
         first = fit(FirstStage(objective, args.beta), loader, test_set, first_run, first_args, about)
     history = fit(objective, loader, test_set, student_run, args, about)

@@ -138,6 +138,7 @@ distiller_dict: dict[str, Method] = {
         features=(-2,),
         trainable=True,
         first_epochs=30,
+        first_lr={"resnet": 0.01, "wrn": 0.01},
     ),
     "fsp": Method(
         "FSP",

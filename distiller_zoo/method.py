@@ -71,6 +71,7 @@ class Method:
     first_epochs: epochs of a first stage, in which `loss.first_stage(student, teacher, batch)` alone is minimised;
         first_only: whether that is L_other, with its weight beta and on the student, and ends with the stage; if not,
         it trains the loss's own modules only, with weight 1, and its student is None.
+    first_lr: learning rates of the first stage, {beginning of the student's name: rate}; the student's own for others.
     student: replaces the student by student(network, pair), which is what is evaluated, saved and deployed.
     pairs: the pairs (teacher, student) that the method is defined for; None for all.
     """
@@ -91,6 +92,7 @@ class Method:
     warmup: int = 0
     first_epochs: int = 0
     first_only: bool = False
+    first_lr: Mapping[str, float] = field(default_factory=dict)
     student: Callable[[nn.Module, Pair], nn.Module] | None = None
     pairs: tuple[tuple[str, str], ...] | None = None
 
@@ -110,6 +112,11 @@ class Method:
         special = dict(self.by_pair.get((teacher, student), {}))
         source = self.elsewhere if self.by_pair and not special else self.source
         return special.pop("beta", self.beta), {**self.options, **special}, source
+
+    def first_rate(self, student: str, lr: float) -> float:
+        """The learning rate of the first stage for a student's architecture that itself is trained with lr."""
+        rates = [rate for beginning, rate in self.first_lr.items() if student.startswith(beginning)]
+        return rates[0] if rates else lr
 
     def select(self, features: list[Tensor]) -> list[Tensor | None]:
         """The features that the method reads, in float32; None in place of all others."""

@@ -163,6 +163,8 @@ def test_a_first_stage_ends_before_training_proper(tiny, key):
     call(train_teacher, *RUN[4:], "--model", "resnet8", "--epochs", 1)
     call(train_student, *RUN, "--distill", key, "--first_epochs", 2, "--epochs", 1, "--name", "run")
     first, last = (checkpoint.load(f"save_s_models/run/{path}last.pth") for path in ("first_stage/", ""))
+    assert {row["lr"] for row in first["history"]} == {0.01 if key == "ft" else 0.05}  # published
+    assert last["history"][0]["lr"] == 0.05
     assert [row["epoch"] for row in first["history"]] == [1, 2] and set(last["history"][0]) >= {"ce", "test_acc"}
     assert ("other" in last["history"][0]) == (key == "ft")
     torch.manual_seed(1)
