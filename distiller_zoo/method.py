@@ -64,8 +64,9 @@ class Method:
     source: where these and the options' defaults come from, "published: ..." or "assumed: ...".
     by_pair: what is published for single pairs, {(teacher, student): {"beta" or an option: value}}; where it is not
         empty, the defaults hold for all other pairs, by `elsewhere` (again "published: ..." or "assumed: ...").
-    features: the indices of the features that the loss reads, a slice or a tuple. preact: before the last ReLU.
-    last_map: whether it reads the map before the pooling.
+    features: the indices of the features that the loss reads, a slice or a tuple. preact_s, preact_t: whether the
+        student's, and the teacher's, are those before the last ReLU. last_map: whether it reads the map before the
+        pooling.
     trainable: whether the loss has parameters, which train with the student and are not deployed.
     warmup: epochs over which beta rises linearly from 0.
     first_epochs: epochs of a first stage, in which `loss.first_stage(student, teacher, batch)` alone is minimised;
@@ -86,7 +87,8 @@ class Method:
     by_pair: Mapping[tuple[str, str], Mapping] = field(default_factory=dict)
     elsewhere: str = ""
     features: slice | tuple[int, ...] = ()
-    preact: bool = False
+    preact_s: bool = False
+    preact_t: bool = False
     last_map: bool = False
     trainable: bool = False
     warmup: int = 0

@@ -77,10 +77,11 @@ class Distillation(Objective):
         return logits, terms
 
     def read(self, network: nn.Module, images: Tensor) -> tuple[list[Tensor], Tensor, Tensor | None]:
-        """(features, logits, last map or None), as the method reads them."""
+        """(features, logits, last map or None) of student or teacher, as the method reads them."""
         method = self.method if self.other is not None else None
+        before_relu = method and (method.preact_s if network is self.student else method.preact_t)
         with autocast(images.device, self.amp):
-            return forward(network, images, bool(method and method.preact), bool(method and method.last_map))
+            return forward(network, images, bool(before_relu), bool(method and method.last_map))
 
     def output(self, features: list[Tensor], logits: Tensor, last_map: Tensor | None) -> Output:
         """What the method's loss is given of a network, in float32."""

@@ -49,13 +49,13 @@ def build_loss(args, options: dict, student: nn.Module, teacher: nn.Module, trai
     image_size = train_set.info.image_size
     head_t = classifier(teacher)[1].requires_grad_(False)
     pair = Pair(
-        feature_shapes(student, image_size, method.preact),
-        feature_shapes(teacher, image_size, method.preact),
+        feature_shapes(student, image_size, method.preact_s),
+        feature_shapes(teacher, image_size, method.preact_t),
         map_shape(student, image_size),
         map_shape(teacher, image_size),
         classifier(student)[1],
         head_t,
-        preactivation_norms(teacher) if method.preact else (),
+        preactivation_norms(teacher) if method.preact_t else (),
         train_set.labels,
         args.batch_size,
         args.kd_T,
@@ -108,7 +108,10 @@ def _read(method: Method) -> str:
     which = method.features
     if isinstance(which, slice):
         which = [f"{which.start}:{'' if which.stop is None else which.stop}"]
-    return f"features {', '.join(map(str, which))}" + " before the last ReLU" * method.preact
+    features = f"features {', '.join(map(str, which))}"
+    if method.preact_s and method.preact_t:
+        return f"{features} before the last ReLU"
+    return f"{features}, the teacher's before the last ReLU" if method.preact_t else features
 
 
 def _names(pairs) -> str:

@@ -143,11 +143,13 @@ def _without_use(args, option: str) -> UserError:
 def _resolve_schedule(args, method: Method) -> bool:
     """Temperature, warm-up and first stage: the published ones unless given; refused where they do nothing. Returns
     whether they are the published ones."""
-    if args.delta and args.beta and method.preact and {args.tda_layer_s, args.tda_layer_t} - {0, -1}:
-        raise UserError(
-            f"--tda_layer_s, --tda_layer_t: found {args.tda_layer_s}, {args.tda_layer_t}, expected -1 or 0, because "
-            f"{method.name} reads the stages before their last ReLU"
-        )
+    for option, before_relu in (("tda_layer_s", method.preact_s), ("tda_layer_t", method.preact_t)):
+        layer = getattr(args, option)
+        if args.delta and args.beta and before_relu and layer not in (0, -1):
+            raise UserError(
+                f"--{option}: found {layer}, expected -1 or 0, because {method.name} reads the stages before their "
+                "last ReLU"
+            )
     softens = args.alpha > 0 or (args.beta > 0 and method.on_logits)
     if not softens and (args.logit_stand or args.kd_T is not None):
         raise _without_use(args, "--logit_stand" if args.logit_stand else "--kd_T")

@@ -134,5 +134,5 @@ def test_entry():
     """mdistiller's defaults: weight 0.001 beside cross entropy, on pre-activations."""
     method = distiller_dict["ofd"]
     assert (method.gamma, method.alpha, method.beta, method.options) == (1, 0, 0.001, {})
-    assert method.preact
+    assert method.preact_s and method.preact_t
     check_entry("ofd")
