@@ -56,6 +56,7 @@ __all__ = [
 
 STAGES = slice(1, -1)  # every stage's output: neither the stem's nor the pooled vector
 REPDISTILLER = "published: RepDistiller's scripts"
+STANDARDIZATION = "published: logit-standardization-KD's README"
 
 # The six pairs for which RepDistiller's tables have FSP: those of equal widths.
 EQUAL_WIDTHS = (
@@ -101,7 +102,13 @@ CATKD_WEIGHTS = {
 
 distiller_dict: dict[str, Method] = {
     "kd": Method(
-        "KD", "Hinton et al., NIPS workshop 2014", gamma=0.1, alpha=0.9, beta=0.0, source=f"{REPDISTILLER}, mdistiller"
+        "KD",
+        "Hinton et al., NIPS workshop 2014",
+        gamma=0.1,
+        alpha=0.9,
+        beta=0.0,
+        source=f"{REPDISTILLER}, mdistiller",
+        standardized={"alpha": 9.0, "source": STANDARDIZATION},
     ),
     "fitnet": Method(
         "FitNet",
@@ -156,7 +163,7 @@ distiller_dict: dict[str, Method] = {
         "KD-SVD",
         "Lee et al., ECCV 2018",
         KDSVD,
-        source="published: mdistiller (the weight; form assumed)",
+        source="assumed: mdistiller's default, whose term is another",
         features=STAGES,
     ),
     "crd": Method("CRD", "Tian et al., ICLR 2020", CRD, beta=0.8, source=REPDISTILLER, features=(-1,), trainable=True),
@@ -219,13 +226,14 @@ distiller_dict: dict[str, Method] = {
         source="published: mdistiller",
         by_pair=DKD_NCKD,
         elsewhere="published: mdistiller's default",
+        standardized={"beta": 9.0, "source": STANDARDIZATION, "elsewhere": STANDARDIZATION},
         warmup=20,
     ),
     "dist": Method(
         "DIST",
         "Huang et al., NeurIPS 2022",
         DIST,
-        source="assumed: beta 2, gamma 2, T 4 as recalled from the authors' CIFAR-100 settings, not confirmed",
+        source="published: the authors' configuration for CIFAR-100",
     ),
     "catkd": Method(
         "CAT-KD",

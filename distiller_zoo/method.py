@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -62,6 +62,8 @@ class Method:
         options. ValueError for a pair that it is not defined for.
     gamma, alpha, beta: the weights of CE, KD and L_other when the method runs alone.
     source: where these and the options' defaults come from, "published: ..." or "assumed: ...".
+    standardized: what is published in place of these for --logit_stand, {"gamma", "alpha", "beta", "source" or
+        "elsewhere": value}.
     by_pair: what is published for single pairs, {(teacher, student): {"beta" or an option: value}}; where it is not
         empty, the defaults hold for all other pairs, by `elsewhere` (again "published: ..." or "assumed: ...").
     features: the indices of the features that the loss reads, a slice or a tuple. preact_s, preact_t: whether the
@@ -86,6 +88,7 @@ class Method:
     source: str = "assumed: the term is added as it is"
     by_pair: Mapping[tuple[str, str], Mapping] = field(default_factory=dict)
     elsewhere: str = ""
+    standardized: Mapping = field(default_factory=dict)
     features: slice | tuple[int, ...] = ()
     preact_s: bool = False
     preact_t: bool = False
@@ -108,6 +111,11 @@ class Method:
         """The loss's options and their defaults."""
         parameters = inspect.signature(self.loss).parameters.values() if self.loss else ()
         return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+
+    def on_standardized_logits(self) -> "Method":
+        """The entry as it holds with --logit_stand: the published changes, or its own weights, which are assumed."""
+        assumed = "assumed: the method's own, with standardised logits"
+        return replace(self, **(self.standardized or {"source": assumed, "elsewhere": assumed}))
 
     def settings(self, teacher: str, student: str) -> tuple[float, dict, str]:
         """(beta, options, source of the values) for a pair of architectures."""

@@ -8,7 +8,7 @@ from distiller_zoo import Method, Pair, classifier, distiller_dict
 from models import create_model, feature_shapes, map_shape, preactivation_norms
 
 from .options import UserError
-from .pairs import PAIRS, STANDARDIZED
+from .pairs import PAIRS
 
 
 def check_map(method: Method, name: str, *networks: nn.Module) -> None:
@@ -70,7 +70,6 @@ def listing() -> str:
     """Every method with its citation, weights, options and pairs, as text."""
     lines = []
     for key, method in distiller_dict.items():
-        weights = " ".join(f"{name} {getattr(method, name):g}" for name in ("gamma", "alpha", "beta"))
         options = "".join(f", {name}={value}" for name, value in method.options.items())
         pairs = f"{len(method.pairs)} pairs: {_names(method.pairs)}" if method.pairs else f"all {len(PAIRS)} pairs"
         notes = [
@@ -83,7 +82,7 @@ def listing() -> str:
         ]
         lines += [
             f"{key:10} {method.name}: {method.citation}",
-            f"{'':10} {weights}{options} ({method.source})",
+            f"{'':10} {_weights(method)}{options} ({method.source})",
             f"{'':10} {'; '.join([pairs, *filter(None, notes)])}",
         ]
         for pair, values in method.by_pair.items():
@@ -91,12 +90,17 @@ def listing() -> str:
             lines.append(f"{'':12} {_names([pair])}: {', '.join(values)}")
         if method.by_pair:
             lines.append(f"{'':12} other pairs: the defaults, {method.elsewhere}")
-    gamma, alpha, source = STANDARDIZED.values()
-    lines += [
-        "--logit_stand: logit standardisation (Sun et al., CVPR 2024), a modifier of KD, DKD, DIST",
-        f"{'':10} KD: gamma {gamma:g} alpha {alpha:g} temperature 2 ({source}); others: their own weights, assumed",
-    ]
+    lines.append("--logit_stand: logit standardisation (Sun et al., CVPR 2024), a modifier of KD, DKD, DIST")
+    for method in distiller_dict.values():
+        if method.standardized:
+            changed = method.on_standardized_logits()
+            lines.append(f"{'':10} {method.name}: {_weights(changed)} temperature 2 ({changed.source})")
+    lines.append(f"{'':10} others: their own weights, temperature 2 (assumed)")
     return "\n".join(lines)
+
+
+def _weights(method: Method) -> str:
+    return " ".join(f"{name} {getattr(method, name):g}" for name in ("gamma", "alpha", "beta"))
 
 
 def _read(method: Method) -> str:

@@ -60,7 +60,10 @@ def pair_settings(teacher: str, student: str) -> PairSettings:
     return replace(PUBLISHED[like], source=f"assumed: as {like[0]} > {like[1]}")
 
 
-STANDARDIZED = {"gamma": 0.1, "alpha": 9.0, "source": "published: logit-standardization-KD's README"}
+def method_of(args) -> Method:
+    """The entry of --distill, as it holds with or without --logit_stand."""
+    method = distiller_dict[args.distill]
+    return method.on_standardized_logits() if args.logit_stand else method
 
 
 def resolve_weights(args, teacher: str, student: str) -> dict:
@@ -70,7 +73,7 @@ def resolve_weights(args, teacher: str, student: str) -> dict:
     Without a topology term the method's own published weights hold (KD: 0.1 and 0.9); KD with one has gamma 1 and the
     pair's alpha. --delta alone means topology through RipsNet, --topology alone the pair's delta.
     """
-    pair, method = pair_settings(teacher, student), distiller_dict[args.distill]
+    pair, method = pair_settings(teacher, student), method_of(args)
     beta, options, source = method.settings(teacher, student)
     usual = dict(options)
     gamma, alpha = method.gamma, method.alpha
@@ -80,8 +83,6 @@ def resolve_weights(args, teacher: str, student: str) -> dict:
     args.topology = (args.topology or "ripsnet") if args.delta else None
     if method.loss is None and args.delta:
         gamma, alpha = 1.0, pair.alpha
-    elif args.logit_stand and method.loss is None:
-        gamma, alpha, source = STANDARDIZED.values()
     args.gamma = gamma if args.gamma is None else args.gamma
     args.alpha = alpha if args.alpha is None else args.alpha
     if args.beta and method.loss is None:
@@ -105,8 +106,7 @@ def resolve_weights(args, teacher: str, student: str) -> dict:
     if not as_usual:
         args.weights_source = "given on the command line"
     elif weights == (gamma, alpha, beta, 0.0):
-        assumed = args.logit_stand and method.loss is not None
-        args.weights_source = "assumed: the method's own, with standardised logits" if assumed else source
+        args.weights_source = source
     elif weights in ((1.0, pair.alpha, 0.0, pair.delta), (1.0, pair.alpha, 0.0, 0.0)) and not args.logit_stand:
         through_ripsnet = args.topology in (None, "ripsnet")
         args.weights_source = pair.source if through_ripsnet else "assumed: alpha and delta as for RipsNet"
@@ -190,14 +190,12 @@ def without_effect(args) -> tuple[str, ...]:
 
 def run_name(args, teacher: str, student: str) -> str:
     """A short name in which every departure of the loss from the method's own settings shows."""
-    pair, method = pair_settings(teacher, student), distiller_dict[args.distill]
+    pair, method = pair_settings(teacher, student), method_of(args)
     name = method_name(args, teacher, student)
     beta, options, _ = method.settings(teacher, student)
     gamma, alpha = (method.gamma, method.alpha) if args.beta else (1.0, pair.alpha)
-    if name == "KD":
+    if name in ("KD", "KD+LS"):
         gamma, alpha = method.gamma, method.alpha
-    elif name == "KD+LS":
-        gamma, alpha = STANDARDIZED["gamma"], STANDARDIZED["alpha"]
     elif name.startswith("CE"):
         alpha = 0.0
     usual = {

@@ -263,4 +263,5 @@ def test_the_list_shows_every_method_with_citation_and_pairs(capsys):
     assert "reads features 1:-1 before the last ReLU" in text.split("\nofd ")[1].split("\nsrrl ")[0]
     assert "reads features 1:, the teacher's before the last ReLU" in text.split("\nreviewkd ")[1].split("\nsimkd ")[0]
     assert "\n--logit_stand: logit standardisation (Sun et al., CVPR 2024)" in text
-    assert "KD: gamma 0.1 alpha 9 temperature 2 (published: " in text
+    assert "\n           KD: gamma 0.1 alpha 9 beta 0 temperature 2 (published: " in text
+    assert "\n           DKD: gamma 1 alpha 0 beta 9 temperature 2 (published: " in text
