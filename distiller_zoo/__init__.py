@@ -63,6 +63,7 @@ __all__ = [
 
 STAGES = slice(1, -1)  # every stage's output: neither the stem's nor the pooled vector
 REPDISTILLER = "published: RepDistiller's scripts"
+STANDARDIZATION = "published: logit-standardization-KD's README"
 
 # The six pairs for which RepDistiller's tables have FSP: those of equal widths.
 EQUAL_WIDTHS = (
@@ -96,13 +97,13 @@ DKD_NCKD = {
     ("wrn_40_2", "wrn_40_1"): {"nckd": 6.0},
 }
 CATKD_WEIGHTS = {
-    ("resnet56", "resnet20"): {"beta": 0.7},
-    ("resnet110", "resnet32"): {"beta": 1.8},
-    ("wrn_40_2", "wrn_40_1"): {"beta": 1.5},
-    ("wrn_40_2", "wrn_16_2"): {"beta": 12.0},
-    ("vgg13", "vgg8"): {"beta": 4.5},
+    ("resnet56", "resnet20"): {"beta": 0.7, "form": "raw"},
+    ("resnet110", "resnet32"): {"beta": 1.8, "form": "raw"},
+    ("wrn_40_2", "wrn_40_1"): {"beta": 1.5, "form": "raw"},
+    ("wrn_40_2", "wrn_16_2"): {"beta": 12.0, "form": "raw"},
+    ("vgg13", "vgg8"): {"beta": 4.5, "form": "raw"},
     ("vgg13", "MobileNetV2"): {"beta": 15.0},
-    ("resnet32x4", "resnet8x4"): {"beta": 15.0},
+    ("resnet32x4", "resnet8x4"): {"beta": 15.0, "form": "raw"},
     ("ResNet50", "MobileNetV2"): {"beta": 40.0},
     ("wrn_40_2", "ShuffleV1"): {"beta": 80.0, "resolution": 4},
     ("resnet32x4", "ShuffleV1"): {"beta": 600.0, "resolution": 4},
@@ -131,7 +132,13 @@ CRCD_UNEQUAL_WIDTHS = {
 
 distiller_dict: dict[str, Method] = {
     "kd": Method(
-        "KD", "Hinton et al., NIPS workshop 2014", gamma=0.1, alpha=0.9, beta=0.0, source=f"{REPDISTILLER}, mdistiller"
+        "KD",
+        "Hinton et al., NIPS workshop 2014",
+        gamma=0.1,
+        alpha=0.9,
+        beta=0.0,
+        source=f"{REPDISTILLER}, mdistiller",
+        standardized={"alpha": 9.0, "source": STANDARDIZATION},
     ),
     "fitnet": Method(
         "FitNet",
@@ -154,7 +161,8 @@ distiller_dict: dict[str, Method] = {
         AB,
         source=f"{REPDISTILLER} (margin 1 assumed)",
         features=STAGES,
-        preact=True,
+        preact_s=True,
+        preact_t=True,
         trainable=True,
         first_epochs=30,
         first_only=True,
@@ -168,13 +176,13 @@ distiller_dict: dict[str, Method] = {
         features=(-2,),
         trainable=True,
         first_epochs=30,
+        first_lr={"resnet": 0.01, "wrn": 0.01},
     ),
     "fsp": Method(
         "FSP",
         "Yim et al., CVPR 2017",
         FSP,
-        beta=50.0,
-        source=f"{REPDISTILLER} (that the weight acts in the first stage is assumed)",
+        source=f"{REPDISTILLER} (1 in the first stage; their 50 acts on nothing)",
         features=slice(0, -1),
         first_epochs=30,
         first_only=True,
@@ -185,7 +193,7 @@ distiller_dict: dict[str, Method] = {
         "KD-SVD",
         "Lee et al., ECCV 2018",
         KDSVD,
-        source="published: mdistiller (the weight; form assumed)",
+        source="assumed: mdistiller's default, whose term is another",
         features=STAGES,
     ),
     "crd": Method("CRD", "Tian et al., ICLR 2020", CRD, beta=0.8, source=REPDISTILLER, features=(-1,), trainable=True),
@@ -196,7 +204,8 @@ distiller_dict: dict[str, Method] = {
         beta=0.001,
         source="published: mdistiller",
         features=STAGES,
-        preact=True,
+        preact_s=True,
+        preact_t=True,
         trainable=True,
     ),
     "srrl": Method(
@@ -227,7 +236,7 @@ distiller_dict: dict[str, Method] = {
         by_pair=REVIEWKD,
         elsewhere="assumed: ReviewKD's most frequent weight",
         features=slice(1, None),
-        preact=True,
+        preact_t=True,
         trainable=True,
         warmup=20,
     ),
@@ -247,13 +256,14 @@ distiller_dict: dict[str, Method] = {
         source="published: mdistiller",
         by_pair=DKD_NCKD,
         elsewhere="published: mdistiller's default",
+        standardized={"beta": 9.0, "source": STANDARDIZATION, "elsewhere": STANDARDIZATION},
         warmup=20,
     ),
     "dist": Method(
         "DIST",
         "Huang et al., NeurIPS 2022",
         DIST,
-        source="assumed: beta 2, gamma 2, T 4 as recalled from the authors' CIFAR-100 settings, not confirmed",
+        source="published: the authors' configuration for CIFAR-100",
     ),
     "catkd": Method(
         "CAT-KD",

@@ -12,7 +12,7 @@ class DIST(nn.Module):
 
     Rows are the predictions of an image over the classes, columns those for a class over the batch; means over rows and
     over columns. T is --kd_T; both are multiplied by T^2, which is not in the paper's equations but belongs to the
-    published weights.
+    published weights for CIFAR-100 (inter 2 and intra 2, there called beta and gamma; T 4).
     """
 
     def __init__(self, pair: Pair, *, inter: float = 2.0, intra: float = 2.0):

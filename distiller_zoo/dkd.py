@@ -11,7 +11,8 @@ class DKD(nn.Module):
     """tckd * TCKD + nckd * NCKD, times T^2 (equation 7), averaged over the batch; T is --kd_T.
 
     TCKD is the divergence of the two-way predictions (target class, all others), NCKD that of the predictions among the
-    other classes (equation 5). The published schedule lets the weight rise linearly over 20 epochs.
+    other classes (equation 5). The published schedule lets the weight rise linearly over 20 epochs. On standardised
+    logits (Sun et al., CVPR 2024) both weights are published 9 times as large, which --beta is then.
     """
 
     def __init__(self, pair: Pair, *, tckd: float = 1.0, nckd: float = 8.0):

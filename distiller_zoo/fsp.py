@@ -12,10 +12,13 @@ class FSP(nn.Module):
     """Mean squared difference of the FSP matrices, summed over consecutive features; a first stage alone (equation 2).
 
     The FSP matrix of two features (B, C, H, W) and (B, C', H, W) is F F'^T / (H W), (B, C, C') (equation 1). The larger
-    map of the two is pooled to the size of the other: pool "avg" is the form that the published weight belongs to,
-    "max" the paper's. From the stem's output to the last stage's, so that student
-    and teacher must have equal widths there: ValueError otherwise. In the first stage nothing else is trained with it;
-    afterwards cross entropy is alone.
+    map of the two is pooled to the size of the other: pool "avg" is the form that the published setting belongs to,
+    "max" the paper's. From the stem's output to the last stage's, so that student and teacher must have equal widths
+    there: ValueError otherwise.
+
+    In the first stage nothing else is trained with it, and its weight is 1; afterwards cross entropy is alone. The
+    published scripts name a weight of 50, which acts on nothing: it multiplies the method's loss of the second stage,
+    where there is none.
     """
 
     def __init__(self, pair: Pair, *, pool: str = "avg"):

@@ -54,6 +54,7 @@ class KDSVD(nn.Module):
     summed over the pixels and the stages, and averaged over the batch. One vector (k = 1) and its sign, which the
     decomposition leaves open, fixed by a sum that is not negative. The vectors over the pixels are taken, not those
     over the channels, because they compare networks of any width; maps of different sizes are compared at the smaller.
+    Published implementations take other vectors, and differ in which, so that the weight of 1 is assumed here.
 
     With relations V W^T of few factors, the student's minus the teacher's is [V_s - V_t, V_t] [W_s, W_s - W_t]^T, whose
     squared norm needs no matrix of pixels by pixels. ValueError where one network has more stages.

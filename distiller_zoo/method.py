@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -69,11 +69,14 @@ class Method:
         given rescale(logits) in place of each network's logits.
     gamma, alpha, beta: the weights of CE, KD and L_other when the method runs alone.
     source: where these and the options' defaults come from, "published: ..." or "assumed: ...".
+    standardized: what is published in place of these for --logit_stand, {"gamma", "alpha", "beta", "source" or
+        "elsewhere": value}.
     by_pair: what is published for single pairs, {(teacher, student): {"beta" or an option: value}}; where it is not
         empty, the defaults hold for all other pairs, by `elsewhere` (again "published: ..." or "assumed: ..."). A
         "source" among the values is that of this pair.
-    features: the indices of the features that the loss reads, a slice or a tuple. preact: before the last ReLU.
-    last_map: whether it reads the map before the pooling.
+    features: the indices of the features that the loss reads, a slice or a tuple. preact_s, preact_t: whether the
+        student's, and the teacher's, are those before the last ReLU. last_map: whether it reads the map before the
+        pooling.
     trainable: whether the loss has parameters, which train with the student and are not deployed.
     strong: whether the networks also see a strongly augmented view of each image, for Output.strong.
     own_T: whether a loss on logits brings its temperature, so that --kd_T has no effect on it.
@@ -83,6 +86,7 @@ class Method:
     first_epochs: epochs of a first stage, in which `loss.first_stage(student, teacher, batch)` alone is minimised;
         first_only: whether that is L_other, with its weight beta and on the student, and ends with the stage; if not,
         it trains the loss's own modules only, with weight 1, and its student is None.
+    first_lr: learning rates of the first stage, {beginning of the student's name: rate}; the student's own for others.
     student: replaces the student by student(network, pair, **options), which is what is evaluated, saved and deployed.
         Its keyword-only parameters are options of the method, too. `merged()`, if the network has it, gives the plain
         network of the same logits.
@@ -98,8 +102,10 @@ class Method:
     source: str = "assumed: the term is added as it is"
     by_pair: Mapping[tuple[str, str], Mapping] = field(default_factory=dict)
     elsewhere: str = ""
+    standardized: Mapping = field(default_factory=dict)
     features: slice | tuple[int, ...] = ()
-    preact: bool = False
+    preact_s: bool = False
+    preact_t: bool = False
     last_map: bool = False
     trainable: bool = False
     strong: bool = False
@@ -108,6 +114,7 @@ class Method:
     schedule: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     first_epochs: int = 0
     first_only: bool = False
+    first_lr: Mapping[str, float] = field(default_factory=dict)
     student: Callable[..., nn.Module] | None = None
     pairs: tuple[tuple[str, str], ...] | None = None
 
@@ -139,11 +146,21 @@ class Method:
         steps = self.schedule.get(term, ((1.0, 1.0),))
         return next(factor for until, factor in steps if epoch <= int(until * epochs + 0.5))
 
+    def on_standardized_logits(self) -> "Method":
+        """The entry as it holds with --logit_stand: the published changes, or its own weights, which are assumed."""
+        assumed = "assumed: the method's own, with standardised logits"
+        return replace(self, **(self.standardized or {"source": assumed, "elsewhere": assumed}))
+
     def settings(self, teacher: str, student: str) -> tuple[float, dict, str]:
         """(beta, options, source of the values) for a pair of architectures."""
         special = dict(self.by_pair.get((teacher, student), {}))
         source = self.elsewhere if self.by_pair and not special else special.pop("source", self.source)
         return special.pop("beta", self.beta), {**self.options, **special}, source
+
+    def first_rate(self, student: str, lr: float) -> float:
+        """The learning rate of the first stage for a student's architecture that itself is trained with lr."""
+        rates = [rate for beginning, rate in self.first_lr.items() if student.startswith(beginning)]
+        return rates[0] if rates else lr
 
     def select(self, features: list[Tensor]) -> list[Tensor | None]:
         """The features that the method reads, in float32; None in place of all others."""

@@ -25,8 +25,9 @@ class OFD(nn.Module):
     before (in a residual network that of the block's last convolution, whose output the shortcut is then added to).
     The student's s goes through a 1 x 1 convolution with batch norm. A position adds (s - t)^2, or 0 where
     s <= t <= 0. Summed over the elements, divided by the batch size, times 2^(i - L + 1) for stage i of L, counted from
-    0: the published weight, 1/1000, belongs to this sum. Maps of different sizes are compared at the smaller one
-    (assumed). ValueError for a teacher whose pre-activations come from no batch norm.
+    0: the published weight, 1/1000, belongs to this sum. Maps of different sizes are compared at the smaller one: the
+    teacher's values are pooled first and then cut at the margin, as the published weight has it; the student's after
+    their convolution. ValueError for a teacher whose pre-activations come from no batch norm.
     """
 
     def __init__(self, pair: Pair):
@@ -44,7 +45,8 @@ class OFD(nn.Module):
         loss = 0.0
         stages = zip(self.connectors, student.features[1:-1], teacher.features[1:-1], strict=True)
         for i, (connect, s, t) in enumerate(stages):
-            s, t = to_smaller(connect(s), torch.maximum(t, self.get_buffer(f"margin{i}")))
+            s, t = to_smaller(connect(s), t)
+            t = torch.maximum(t, self.get_buffer(f"margin{i}"))
             counts = (s > t) | (t > 0)
             loss = loss + (F.mse_loss(s, t, reduction="none") * counts).sum() * 2.0 ** (i - len(self.connectors) + 1)
         return loss / len(batch.labels)

@@ -53,10 +53,10 @@ def hierarchical_context_loss(s: Tensor, t: Tensor) -> Tensor:
 class ReviewKD(nn.Module):
     """Each level of the teacher is compared with a fusion of this and all deeper levels of the student.
 
-    Levels are the pre-activations of the stages and the pooled vector, as a map of one pixel; from the deepest on, a
-    fused map is handed to the shallower level. The fused maps have as many channels as the student's pooled vector,
-    512 at most. The published weights belong to this form, with a warm-up of 20 epochs. ValueError for networks that
-    differ in their number of stages.
+    Levels are the stages and the pooled vector, as a map of one pixel; from the deepest on, a fused map is handed to
+    the shallower level. The fused maps have as many channels as the student's pooled vector, 512 at most. The published
+    weights belong to this form, with a warm-up of 20 epochs: the student's maps after the ReLU, the teacher's before
+    it. ValueError for networks that differ in their number of stages.
     """
 
     def __init__(self, pair: Pair):

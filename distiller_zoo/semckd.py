@@ -16,14 +16,14 @@ class SemCKD(nn.Module):
     """Every stage of the student imitates all of the teacher's, weighted by attention.
 
     For image i, stage l of the student and m of the teacher: a_ilm = softmax over m of q_il . k_im, with queries and
-    keys from the rows of the stages' similarity matrices F F^T (B, B) through two linear layers with a ReLU between,
-    onto the unit sphere. The loss is the mean over images and student stages of sum_m a_ilm * mse_ilm; mse_ilm is the
-    mean squared error between the teacher's map and the student's, both at the smaller size, after a projection of
-    three convolutions (1 x 1, 3 x 3, 1 x 1) as wide inside as the student's map (assumed).
+    keys from the rows of the stages' similarity matrices F F^T (B, B), as they are, through two linear layers with a
+    ReLU between, onto the unit sphere. The loss is the mean over images and student stages of sum_m a_ilm * mse_ilm;
+    mse_ilm is the mean squared error between the teacher's map and the student's, both at the smaller size, after a
+    projection of the student's: three convolutions (1 x 1, 3 x 3, 1 x 1), twice as wide inside as the teacher's map,
+    with batch norm and ReLU between and nothing after the last. The published weight belongs to this form.
 
-    Rows of similarities are L2-normalised, which keeps them comparable between stages; those of a short batch are
-    filled with zeros, as if the missing images were similar to none. `reduction`: the embedding has batch size /
-    reduction dimensions.
+    The rows of similarities of a short batch are filled with zeros, as if the missing images were similar to none.
+    `reduction`: the embedding has batch size / reduction dimensions, at least one. ValueError for a reduction of 0.
     """
 
     def __init__(self, pair: Pair, *, reduction: int = 4):
@@ -35,13 +35,13 @@ class SemCKD(nn.Module):
         self.queries = nn.ModuleList(embedding(pair.batch_size, width) for _ in shapes_s)
         self.keys = nn.ModuleList(embedding(pair.batch_size, width) for _ in shapes_t)
         self.projections = nn.ModuleList(
-            nn.ModuleList(bottleneck(s[0], s[0], t[0]) for t in shapes_t) for s in shapes_s
+            nn.ModuleList(bottleneck(s[0], 2 * t[0], t[0])[:-1] for t in shapes_t)  # no batch norm at the end
+            for s in shapes_s
         )
 
     def embed(self, feature: Tensor, layers: nn.Module) -> Tensor:
         rows = feature.flatten(1)
-        similarity = F.normalize(rows @ rows.T)
-        return F.normalize(layers(F.pad(similarity, (0, self.batch_size - len(rows)))))
+        return F.normalize(layers(F.pad(rows @ rows.T, (0, self.batch_size - len(rows)))))
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         maps_s, maps_t = student.features[1:-1], teacher.features[1:-1]

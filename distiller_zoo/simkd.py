@@ -45,8 +45,11 @@ class SimKDStudent(nn.Module):
 class SimKD(nn.Module):
     """Mean squared error between the student's projected map and the teacher's last one, nothing else.
 
-    The maps are those whose mean over the pixels the classifiers read. The teacher's is pooled to the student's size
-    where it is larger.
+    The maps are those whose mean over the pixels the classifiers read, behind the network's last convolution and ReLU;
+    the published weight of 1 belongs to this mean. The teacher's is pooled to the student's size where it is larger.
+    In MobileNetV2 and ShuffleNetV2 this map is that of the 1 x 1 convolution behind the last stage (1280 and 1024
+    channels), and the projector is as large as that asks for: the parameters of these students are not as many as in
+    the paper's tables.
     """
 
     def __init__(self, pair: Pair):

@@ -75,6 +75,16 @@ def test_other_pairs_are_marked_as_assumed(pair, like):
         (("-a", 0, "-d", 5), (1, 0, 0, 5), "CE+Top", "given on the command line"),
         (("-a", 3, "--topology", "wasserstein"), (1, 3, 0, 5), "TopKD-wasserstein", "given on the command line"),
         (("-r", 1, "-a", 3), (1, 3, 0, 0), "KD", "given on the command line"),
+        (("--logit_stand",), (0.1, 9, 0, 0), "KD+LS", "published: logit-standardization-KD's README"),
+        (("--logit_stand", "-d", 5), (1, 2, 0, 5), "TopKD+LS", "given on the command line"),
+        (("--distill", "dkd"), (1, 0, 1, 0), "DKD", "published: mdistiller"),
+        (("--distill", "dkd", "--logit_stand"), (1, 0, 9, 0), "DKD+LS", "published: logit-standardization-KD's README"),
+        (
+            ("--distill", "dist", "--logit_stand"),
+            (1, 0, 1, 0),
+            "DIST+LS",
+            "assumed: the method's own, with standardised logits",
+        ),
         (("--distill", "mine"), (1, 0, 2, 0), "Mine", "published: here"),
         (
             ("--distill", "mine", "-d", 5),
@@ -146,4 +156,6 @@ def test_names_of_the_usual_runs_are_short():
     assert resolve("-d", 5, "--trial", 3)[2] == "resnet56-resnet20_cifar100_TopKD_trial3"
     assert resolve("-r", 1, "-a", 2)[2] == "resnet56-resnet20_cifar100_KD-control_trial1"
     assert resolve("-r", 1, "-a", 0)[2] == "resnet56-resnet20_cifar100_CE_trial1"
+    assert resolve("--logit_stand")[2] == "resnet56-resnet20_cifar100_KD+LS_trial1"
+    assert resolve("--distill", "dkd", "--logit_stand")[2] == "resnet56-resnet20_cifar100_DKD+LS_trial1"
     assert resolve("-d", 5, "-a", 3)[2] == "resnet56-resnet20_cifar100_TopKD_a3_trial1"

@@ -72,13 +72,13 @@ def build_loss(
     check_map(method, loss.distill, student, teacher)
     image_size = train_set.info.image_size
     pair = Pair(
-        shapes_s=feature_shapes(student, image_size, method.preact),
-        shapes_t=feature_shapes(teacher, image_size, method.preact),
+        shapes_s=feature_shapes(student, image_size, method.preact_s),
+        shapes_t=feature_shapes(teacher, image_size, method.preact_t),
         map_s=map_shape(student, image_size),
         map_t=map_shape(teacher, image_size),
         classifier_s=classifier(student)[1],
         classifier_t=classifier(teacher)[1].requires_grad_(False),
-        norms_t=preactivation_norms(teacher) if method.preact else (),
+        norms_t=preactivation_norms(teacher) if method.preact_t else (),
         labels=train_set.labels,
         batch_size=settings.training.batch_size,
         kd_T=loss.kd_T,

@@ -127,10 +127,11 @@ class Distillation(Objective):
         return self.other(*outputs, batch)
 
     def read(self, network: nn.Module, images: Tensor) -> Reading:
-        """What a network makes of images (B, 3, H, W), as the method reads it."""
+        """What student or teacher makes of images (B, 3, H, W), as the method reads it."""
         preact = last_map = False
         if self.other is not None:
-            preact, last_map = self.method.preact, self.method.last_map
+            preact = self.method.preact_s if network is self.student else self.method.preact_t
+            last_map = self.method.last_map
         with autocast(images.device, self.amp):
             return Reading(*forward(network, images, preact, last_map))
 

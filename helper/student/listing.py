@@ -3,30 +3,34 @@
 from distiller_zoo import Method, distiller_dict
 
 from .pairs import PAIRS
-from .weights import STANDARDIZED
 
 
 def listing() -> str:
     """Every method with its citation, weights, options and pairs, as text."""
     lines = []
     for key, method in distiller_dict.items():
-        weights = " ".join(f"{name} {getattr(method, name):g}" for name in ("gamma", "alpha", "beta"))
         options = "".join(f", {name}={value}" for name, value in method.options.items())
         lines += [
             f"{key:10} {method.name}: {method.citation}",
-            f"{'':10} {weights}{options} ({method.source})",
+            f"{'':10} {_weights(method)}{options} ({method.source})",
             f"{'':10} {'; '.join(_about(method))}",
         ]
         for pair, values in method.by_pair.items():
-            lines.append(f"{'':12} {_names([pair])}: " + ", ".join(f"{name} {v:g}" for name, v in values.items()))
+            texts = [f"{name} {v if isinstance(v, str) else format(v, 'g')}" for name, v in values.items()]
+            lines.append(f"{'':12} {_names([pair])}: {', '.join(texts)}")
         if method.by_pair:
             lines.append(f"{'':12} other pairs: the defaults, {method.elsewhere}")
-    gamma, alpha, source = STANDARDIZED.values()
-    lines += [
-        "--logit_stand: logit standardisation (Sun et al., CVPR 2024), a modifier of KD, DKD, DIST",
-        f"{'':10} KD: gamma {gamma:g} alpha {alpha:g} temperature 2 ({source}); others: their own weights, assumed",
-    ]
+    lines.append("--logit_stand: logit standardisation (Sun et al., CVPR 2024), a modifier of KD, DKD, DIST")
+    for method in distiller_dict.values():
+        if method.standardized:
+            changed = method.on_standardized_logits()
+            lines.append(f"{'':10} {method.name}: {_weights(changed)} temperature 2 ({changed.source})")
+    lines.append(f"{'':10} others: their own weights, temperature 2 (assumed)")
     return "\n".join(lines)
+
+
+def _weights(method: Method) -> str:
+    return " ".join(f"{name} {getattr(method, name):g}" for name in ("gamma", "alpha", "beta"))
 
 
 def _about(method: Method) -> list[str]:
@@ -63,7 +67,11 @@ def _read(method: Method) -> str:
         text = f"{which.start}:{'' if which.stop is None else which.stop}"
     else:
         text = ", ".join(map(str, which))
-    return f"features {text} before the last ReLU" if method.preact else f"features {text}"
+    if method.preact_s and method.preact_t:
+        return f"features {text} before the last ReLU"
+    if method.preact_t:
+        return f"features {text}, the teacher's before the last ReLU"
+    return f"features {text}"
 
 
 def _names(pairs) -> str:

@@ -15,7 +15,6 @@ from ..settings import Clouds, Data, Loss, Repetition, ResolvedLoss, RipsNetChoi
 from . import names
 from .pairs import PairSettings, pair_settings
 
-STANDARDIZED = {"gamma": 0.1, "alpha": 9.0, "source": "published: logit-standardization-KD's README"}
 BY_HAND = "given on the command line"
 # What an image is made by, beside its homology dimension and layer.
 IMAGE_OPTIONS = ("pcd_bn", "sigma_rule", "resolution", "range")
@@ -37,7 +36,7 @@ class StudentSettings:
 
     @property
     def method(self) -> Method:
-        return distiller_dict[self.loss.distill]
+        return method_of(self.loss)
 
     @property
     def pair(self) -> PairSettings:
@@ -70,10 +69,8 @@ class StudentSettings:
         beta, options, _ = method.settings(self.teacher, self.student)
         name = names.method_name(self)
         gamma, alpha = (method.gamma, method.alpha) if loss.beta else (1.0, pair.alpha)
-        if name == "KD":
+        if name in ("KD", "KD+LS"):
             gamma, alpha = method.gamma, method.alpha
-        elif name == "KD+LS":
-            gamma, alpha = STANDARDIZED["gamma"], STANDARDIZED["alpha"]
         elif name.startswith("CE"):
             alpha = 0.0
         own = defaults(Clouds, Loss) | {
@@ -89,6 +86,12 @@ class StudentSettings:
         }
         values = vars(self.clouds) | vars(loss) | {"options": self.options if loss.beta else {}}
         return names.variant({name: values[name] for name in values if name not in self.without_effect}, own)
+
+
+def method_of(loss: Loss) -> Method:
+    """The entry of --distill, as it holds with or without --logit_stand."""
+    method = distiller_dict[loss.distill]
+    return method.on_standardized_logits() if loss.logit_stand else method
 
 
 def temperature(loss: Loss) -> float:
@@ -119,7 +122,7 @@ def resolve(
 
 def resolve_loss(loss: Loss, clouds: Clouds, teacher: str, student: str) -> ResolvedLoss:
     """The loss with every weight, option and epoch that is not given, and where the weights come from."""
-    pair, method = pair_settings(teacher, student), distiller_dict[loss.distill]
+    pair, method = pair_settings(teacher, student), method_of(loss)
     beta, own_options, source = method.settings(teacher, student)
     gamma, alpha = method.gamma, method.alpha
     if loss.topology and loss.delta == 0:
@@ -130,8 +133,6 @@ def resolve_loss(loss: Loss, clouds: Clouds, teacher: str, student: str) -> Reso
     topology = (loss.topology or "ripsnet") if delta else None
     if method.loss is None and delta:
         gamma, alpha = 1.0, pair.alpha
-    elif loss.logit_stand and method.loss is None:
-        gamma, alpha, source = STANDARDIZED.values()
     own = gamma, alpha, beta
     weights = {
         "gamma": gamma if loss.gamma is None else loss.gamma,
@@ -174,8 +175,6 @@ def _source(loss: ResolvedLoss, own: tuple[float, float, float], pair: PairSetti
     """Where the weights come from. own: the method's; source: where those come from."""
     weights = (loss.gamma, loss.alpha, loss.beta, loss.delta)
     if weights == (*own, 0.0):
-        if loss.logit_stand and loss.beta:
-            return "assumed: the method's own, with standardised logits"
         return source
     if weights in ((1.0, pair.alpha, 0.0, pair.delta), (1.0, pair.alpha, 0.0, 0.0)) and not loss.logit_stand:
         if loss.topology in (None, "ripsnet"):
@@ -246,11 +245,15 @@ def check_effect(
         )
     if topology == "wasserstein" and clouds.dim != "0":
         raise UserError(f"--dim: found {clouds.dim}, but --topology wasserstein is defined for dimension 0")
-    if topology and beta and method.preact and {loss.tda_layer_s, clouds.tda_layer_t} - {0, -1}:
-        raise UserError(
-            f"--tda_layer_s, --tda_layer_t: found {loss.tda_layer_s}, {clouds.tda_layer_t}, expected -1 or 0, because "
-            f"{method.name} reads the stages before their last ReLU"
-        )
+    for option, layer, before_relu in (
+        ("tda_layer_s", loss.tda_layer_s, method.preact_s),
+        ("tda_layer_t", clouds.tda_layer_t, method.preact_t),
+    ):
+        if topology and beta and before_relu and layer not in (0, -1):
+            raise UserError(
+                f"--{option}: found {layer}, expected -1 or 0, because {method.name} reads the stages before their "
+                "last ReLU"
+            )
 
 
 def refuse_without_effect(given: Mapping[str, Any], where: str) -> None:

@@ -108,7 +108,9 @@ def check_entry(key, beta, options, reading=({},)):
     """
     method = distiller_dict[key]
     assert (method.gamma, method.alpha, method.beta, method.options) == (1.0, 0.0, beta, options)
-    assert (method.warmup, method.first_epochs, method.preact, method.last_map) == (0, 0, False, False)
+    assert (method.warmup, method.first_epochs, method.preact_s, method.preact_t, method.last_map) == (0, 0) + (
+        False,
+    ) * 3
     assert method.source.startswith("published: RepDistiller's scripts") and not method.by_pair
 
     student, teacher = method.select(STUDENT), method.select(TEACHER)

@@ -129,6 +129,7 @@ def through(layers, x, training=True):
             else:
                 apply = correlate2d
             x = np.array([[sum(map(lambda a, b: apply(a, b, mode="same"), maps, w)) for w in weight] for maps in x])
+            x = x if layer.bias is None else x + array(layer.bias)[:, None, None]
         elif isinstance(layer, nn.BatchNorm2d):
             mean, variance = array(layer.running_mean), array(layer.running_var)
             if training:

@@ -80,5 +80,5 @@ def test_entry():
     """RepDistiller's scripts: pre-activations, 30 epochs of it alone with weight 1, then cross entropy alone."""
     method = distiller_dict["ab"]
     assert (method.gamma, method.alpha, method.beta, method.options) == (1, 0, 1, {"margin": 1})
-    assert method.preact and method.first_epochs == 30 and method.first_only
+    assert method.preact_s and method.preact_t and method.first_epochs == 30 and method.first_only
     check_entry("ab")

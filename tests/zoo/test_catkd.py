@@ -7,7 +7,7 @@ from reference_c import CLASSES, array, assert_descends, assert_finite, assert_g
 from reference_c import make_case as case
 from torch import nn
 
-from distiller_zoo import distiller_dict
+from distiller_zoo import Output, Pair, distiller_dict
 
 
 def make_case(map_s=(5, 8, 8), map_t=(10, 4, 4), **options):
@@ -15,22 +15,35 @@ def make_case(map_s=(5, 8, 8), map_t=(10, 4, 4), **options):
     return pair, *case("catkd", pair, **options)
 
 
-def attention(last_map, classifier, resolution):
-    """Activation maps of all classes at every pixel, then averaged on the cells, then each divided by its norm."""
+def attention(last_map, classifier, resolution, form):
+    """Activation maps of all classes at every pixel, then averaged on the cells; normalised: each over its norm."""
     x, weight, bias = array(last_map), array(classifier.weight), array(classifier.bias)
     maps = np.zeros((len(x), CLASSES, *x.shape[2:]))
     for b, k, i, j in np.ndindex(maps.shape):
         maps[b, k, i, j] = weight[k] @ x[b, :, i, j] + bias[k]
     pooled = average(maps, resolution)
-    return pooled / np.sqrt((pooled**2).sum((2, 3), keepdims=True))
+    return pooled if form == "raw" else pooled / np.sqrt((pooled**2).sum((2, 3), keepdims=True))
 
 
+@pytest.mark.parametrize("form", ["normalised", "raw"])
 @pytest.mark.parametrize("resolution", [1, 2, 4])
-def test_formula(resolution):
-    pair, loss, student, teacher, batch = make_case(resolution=resolution)
-    maps_s = attention(student.last_map, pair.classifier_s, resolution)
-    maps_t = attention(teacher.last_map, pair.classifier_t, resolution)
+def test_formula(resolution, form):
+    pair, loss, student, teacher, batch = make_case(resolution=resolution, form=form)
+    maps_s = attention(student.last_map, pair.classifier_s, resolution, form)
+    maps_t = attention(teacher.last_map, pair.classifier_t, resolution, form)
     assert loss(student, teacher, batch).item() == pytest.approx(((maps_s - maps_t) ** 2).mean())
+
+
+def test_raw_maps_by_hand():
+    """One image, one channel, one class, weight 2 and bias 1: maps 2 x + 1, pooled to 7 and 3."""
+    classifier = nn.Linear(1, 1)
+    nn.init.constant_(classifier.weight, 2)
+    nn.init.constant_(classifier.bias, 1)
+    loss = distiller_dict["catkd"].loss(
+        Pair((), (), classifier_s=classifier, classifier_t=classifier), form="raw", resolution=1
+    )
+    student, teacher = torch.tensor([[[[2.0, 4.0]]]]), torch.tensor([[[[1.0]]]])
+    assert loss(Output([], None, student), Output([], None, teacher), None).item() == 16
 
 
 def test_the_mean_of_an_activation_map_is_the_logit():
@@ -83,7 +96,8 @@ def test_it_descends():
 
 def test_entry():
     method = distiller_dict["catkd"]
-    assert weights("catkd") == (1, 0, 15) and not method.trainable and method.options == {"resolution": 2}
+    assert weights("catkd") == (1, 0, 15) and not method.trainable
+    assert method.options == {"form": "normalised", "resolution": 2}
     published = {  # CAT-KD's configurations
         ("resnet56", "resnet20"): 0.7,
         ("resnet110", "resnet32"): 1.8,
@@ -99,7 +113,8 @@ def test_entry():
     }
     assert {pair: special["beta"] for pair, special in method.by_pair.items()} == published
     for (teacher, student), beta in published.items():
+        form = "raw" if teacher[:3] == student[:3] else "normalised"  # of one family: IF_NORMALIZE is False there
         resolution = 4 if student.startswith("Shuffle") else 2
         source = "published: CAT-KD's configurations"
-        assert method.settings(teacher, student) == (beta, {"resolution": resolution}, source)
+        assert method.settings(teacher, student) == (beta, {"form": form, "resolution": resolution}, source)
     assert method.settings("vgg13", "resnet20")[2].startswith("assumed")

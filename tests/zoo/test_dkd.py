@@ -93,3 +93,13 @@ def test_entry():
         beta, options, source = method.settings(*pair)
         assert (beta, options) == (1, {"tckd": 1, "nckd": nckd}) and source.startswith("published: mdistiller")
     check_entry("dkd")
+
+
+def test_on_standardised_logits_both_weights_are_9_times_as_large():
+    """logit-standardization-KD's tools/train.py --kd-weight 9, for pairs with and without a weight of their own."""
+    method = distiller_dict["dkd"].on_standardized_logits()
+    for pair, nckd in ((("resnet56", "resnet20"), 2), (("resnet32x4", "ShuffleV1"), 8)):
+        beta, options, source = method.settings(*pair)
+        assert (beta * options["tckd"], beta * options["nckd"]) == (9, 9 * nckd)
+        assert source == "published: logit-standardization-KD's README"
+    assert (method.gamma, method.alpha) == (1, 0)

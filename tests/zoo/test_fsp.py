@@ -98,8 +98,8 @@ def test_fits_a_batch():
 
 
 def test_entry():
-    """RepDistiller's scripts: weight 50, 30 epochs of it alone, then cross entropy alone."""
+    """RepDistiller's scripts: 30 epochs of it alone, with weight 1, then cross entropy alone."""
     method = distiller_dict["fsp"]
-    assert (method.gamma, method.alpha, method.beta, method.options) == (1, 0, 50, {"pool": "avg"})
+    assert (method.gamma, method.alpha, method.beta, method.options) == (1, 0, 1, {"pool": "avg"})
     assert method.first_epochs == 30 and method.first_only
     check_entry("fsp", **SAME)

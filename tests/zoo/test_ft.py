@@ -14,6 +14,7 @@ from reference_b import (
     setup,
     through,
 )
+from torch import nn
 
 from distiller_zoo import distiller_dict
 
@@ -29,9 +30,8 @@ def normalised(factor, form):
 @pytest.mark.parametrize("form", ["map", "factor"])
 def test_formula(form, sizes_t):
     loss, student, teacher, batch = setup("ft", sizes_t=sizes_t, form=form)
-    loss.first_stage(None, teacher, batch)  # so that the running statistics are not those of the beginning
     code_s = through(loss.translator, array(student.features[3]))
-    code_t = through(loss.encoder, array(teacher.features[3]), training=False)
+    code_t = through(loss.encoder, array(teacher.features[3]))
     codes = at_smaller_size(*map(torch.from_numpy, (code_s, code_t)))
     pairs = zip(*(normalised(code, form) for code in codes), strict=True)
     expected = np.mean([np.abs(s - t).mean() for s, t in pairs])
@@ -49,15 +49,30 @@ def test_the_first_stage_is_the_error_of_reconstruction():
 def test_vanishes_where_the_translator_is_the_paraphraser_and_ignores_the_size_of_a_factor(form):
     loss, student, teacher, batch = setup("ft", widths_t=(2, 2, 3, 4), form=form)
     loss.eval()
-    loss.translator.load_state_dict(loss.encoder.state_dict())
-    assert loss(student, student, batch) == 0
+    for i in (0, 1, 2):  # a translator whose batch norms are the paraphraser's biases
+        convolution, norm, encoder = loss.translator[3 * i], loss.translator[3 * i + 1], loss.encoder[2 * i]
+        convolution.weight.data, norm.bias.data = encoder.weight.data.clone(), encoder.bias.data.clone()
+        nn.init.constant_(norm.weight, (1 + norm.eps) ** 0.5)
+    assert loss(student, student, batch).item() < 1e-12
     before = loss(student, teacher, batch)
     loss.translator[-2].weight.data *= 3  # the leaky ReLU that follows keeps the factor 3
     loss.translator[-2].bias.data *= 3
     assert loss(student, teacher, batch).item() == pytest.approx(before.item()) and before > 0.01
 
 
-def test_the_paraphraser_trains_in_the_first_stage_and_then_stands_still():
+def test_the_paraphraser_has_biases_and_no_batch_norm():
+    """RepDistiller's scripts; its translator has batch norm."""
+    loss = setup("ft")[0]
+    paraphraser = [*loss.encoder, *loss.decoder]
+    assert [type(layer).__name__ for layer in paraphraser] == [
+        *("Conv2d", "LeakyReLU") * 3,
+        *("ConvTranspose2d", "LeakyReLU") * 3,
+    ]
+    assert all(layer.bias is not None for layer in paraphraser[::2])
+    assert [type(layer).__name__ for layer in loss.translator] == ["Conv2d", "BatchNorm", "LeakyReLU"] * 3
+
+
+def test_the_paraphraser_trains_in_the_first_stage_and_is_frozen_afterwards():
     loss, student, teacher, batch = setup("ft")
     optimizer = torch.optim.SGD(loss.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     loss(student, teacher, batch)  # the first stage trains even if the factors were looked at before
@@ -100,7 +115,7 @@ def test_gradients(form):
 
 @pytest.mark.parametrize("form", ["map", "factor"])
 def test_fits_a_batch(form):
-    check_fits("ft", rate=0.2, form=form)
+    check_fits("ft", rate={"map": 0.2, "factor": 1.0}[form], form=form)
 
 
 def test_entry():
@@ -108,5 +123,7 @@ def test_entry():
     method = distiller_dict["ft"]
     assert (method.gamma, method.alpha, method.beta) == (1, 0, 200)
     assert method.options == {"form": "map", "rate": 0.5}
+    rates = {student: method.first_rate(student, 0.05) for student in ("resnet8x4", "wrn_16_2", "vgg8", "ResNet50")}
+    assert rates == {"resnet8x4": 0.01, "wrn_16_2": 0.01, "vgg8": 0.05, "ResNet50": 0.05}
     assert method.first_epochs == 30 and not method.first_only
     check_entry("ft")

@@ -115,7 +115,8 @@ def test_fits_a_batch():
 
 
 def test_entry():
-    """mdistiller's defaults: weight 1 beside cross entropy."""
+    """mdistiller's default, weight 1 beside cross entropy, belongs to a term over other vectors."""
     method = distiller_dict["kdsvd"]
     assert (method.gamma, method.alpha, method.beta, method.options) == (1, 0, 1, {})
+    assert method.source.startswith("assumed: ")
     check_entry("kdsvd")

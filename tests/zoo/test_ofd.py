@@ -19,7 +19,7 @@ from reference_b import (
 from scipy import integrate, stats
 from torch import nn
 
-from distiller_zoo import Pair, distiller_dict
+from distiller_zoo import Batch, Output, Pair, distiller_dict
 from distiller_zoo.ofd import margins
 
 
@@ -68,8 +68,8 @@ def test_formula(sizes_s):
     expected = 0.0
     for stage, weight in zip((1, 2, 3), (1 / 4, 1 / 2, 1), strict=True):
         s = through(loss.connectors[stage - 1], array(student.features[stage]))
-        t = np.maximum(array(teacher.features[stage]), array(loss.get_buffer(f"margin{stage - 1}")))
-        s, t = at_smaller_size(torch.from_numpy(s), torch.from_numpy(t))
+        s, t = at_smaller_size(torch.from_numpy(s), teacher.features[stage])
+        t = np.maximum(t, array(loss.get_buffer(f"margin{stage - 1}")))
         terms = [0 if a <= b <= 0 else (a - b) ** 2 for a, b in zip(s.flat, t.flat, strict=True)]
         expected += weight * sum(terms) / len(s)
     assert loss(student, teacher, batch).item() == pytest.approx(expected, rel=1e-12)
@@ -90,6 +90,17 @@ def test_one_element_by_hand(s, t, expected):
         for each, value in ((student, s), (teacher, t))
     )
     assert loss(student, teacher, batch).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_larger_map_of_the_teacher_is_pooled_before_the_cut_by_hand():
+    """-3 and 1 have the mean -1, which the margin -0.8 cuts to -0.8; cut first, they would have the mean 0.1."""
+    norm = batch_norm(0.8 / math.sqrt(2 / math.pi), 0)
+    shapes = ((1, 1, 1),) * 3
+    loss = distiller_dict["ofd"].loss(Pair(shapes, shapes, norms_t=[norm])).double()
+    loss.connectors[0] = nn.Identity()
+    student, teacher = torch.tensor([[[[0.2]]]]).double(), torch.tensor([[[[-3.0, 1.0]]]]).double()
+    found = loss(*(Output([None, x, None], None) for x in (student, teacher)), Batch(torch.zeros(1), None))
+    assert found.item() == pytest.approx(1.0)
 
 
 def test_margins_are_no_part_of_the_checkpoint_and_follow_the_module():
@@ -123,5 +134,5 @@ def test_entry():
     """mdistiller's defaults: weight 0.001 beside cross entropy, on pre-activations."""
     method = distiller_dict["ofd"]
     assert (method.gamma, method.alpha, method.beta, method.options) == (1, 0, 0.001, {})
-    assert method.preact
+    assert method.preact_s and method.preact_t
     check_entry("ofd")

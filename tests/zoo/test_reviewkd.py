@@ -93,7 +93,7 @@ def test_it_descends():
 def test_entry():
     method = distiller_dict["reviewkd"]
     assert weights("reviewkd") == (1, 0, 5) and method.trainable and not method.options
-    assert method.preact and method.warmup == 20
+    assert (method.preact_s, method.preact_t, method.warmup) == (False, True, 20)
     published = {  # ReviewKD's script
         ("resnet56", "resnet20"): 0.6,
         ("resnet110", "resnet32"): 1,

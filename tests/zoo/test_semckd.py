@@ -25,12 +25,12 @@ def unit(rows):
 
 
 def embedded(x, layers, batch_size=4):
-    """Row i of the similarities, on the unit sphere, filled up with zeros, and through the two layers."""
+    """Row i of the similarities, filled up with zeros, through the two layers, and onto the unit sphere."""
     flat = x.reshape(len(x), -1)
     similarity = np.zeros((len(x), batch_size))
     for i, j in np.ndindex(len(x), len(x)):
         similarity[i, j] = flat[i] @ flat[j]
-    return unit(through(unit(similarity), layers))
+    return unit(through(similarity, layers))
 
 
 @pytest.mark.parametrize("count", [2, 4])
@@ -40,6 +40,8 @@ def test_formula(count):
     queries = [embedded(*each) for each in zip(maps_s, loss.queries, strict=True)]
     keys = [embedded(*each) for each in zip(maps_t, loss.keys, strict=True)]
     assert kinds(loss.queries[0]) == kinds(loss.keys[0]) == ["Linear", "ReLU", "Linear"]
+    block = ["BatchNorm", "ReLU"]
+    assert kinds(loss.projections[0][0]) == ["conv1", *block, "conv3", *block, "conv1"]
     expected = 0.0
     for s, query, projections in zip(maps_s, queries, loss.projections, strict=True):
         projected = []
@@ -68,10 +70,21 @@ def test_equal_keys_attend_to_all_stages_alike():
     assert loss(student, teacher, batch).item() == pytest.approx(np.mean(errors))
 
 
-def test_scaled_maps_attend_alike():
-    loss, student, *_ = make_case("semckd")
-    x = student.features[1]
-    torch.testing.assert_close(loss.embed(7 * x, loss.queries[0]), loss.embed(x, loss.queries[0]))
+def test_a_projection_is_twice_as_wide_inside_as_the_teachers_map():
+    loss, *_ = make_case("semckd")  # stages of 4, 6, 5 channels of the student, 7, 8, 10 of the teacher
+    for width_s, projections in zip((4, 6, 5), loss.projections, strict=True):
+        for width_t, projection in zip((7, 8, 10), projections, strict=True):
+            shapes = [tuple(layer.weight.shape) for layer in projection if isinstance(layer, nn.Conv2d)]
+            inside = 2 * width_t
+            assert shapes == [(inside, width_s, 1, 1), (inside, inside, 3, 3), (width_t, inside, 1, 1)]
+
+
+def test_similarities_by_hand():
+    """Two images of maps (1, 2) and (3, 0): rows (5, 3) and (3, 9), with zeros for two images that are missing."""
+    loss, *_ = make_case("semckd")
+    seen = []
+    loss.embed(torch.tensor([[[[1.0, 2.0]]], [[[3.0, 0.0]]]]), lambda rows: seen.append(rows) or rows)
+    assert seen[0].tolist() == [[5, 3, 0, 0], [3, 9, 0, 0]]
 
 
 @pytest.mark.parametrize("reduction, width", [(1, 4), (2, 2), (4, 1), (100, 1)])

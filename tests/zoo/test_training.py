@@ -121,6 +121,16 @@ def test_a_step_on_every_other_pair(key, pair):
             build(key, pair)
 
 
+@pytest.mark.parametrize("key, before", [("reviewkd", (False, True)), ("ofd", (True, True)), ("at", (False, False))])
+def test_a_method_is_given_the_maps_before_or_after_the_relu(key, before):
+    """Negative values are there before it alone; ReviewKD reads the student's after and the teacher's before it."""
+    objective, _ = build(key, ("resnet20", "resnet8"), delta=0.0)
+    seen = []
+    objective.other.forward = lambda student, teacher, batch: seen.extend((student, teacher)) or torch.zeros(())
+    objective(torch.randn(IMAGES, 3, 32, 32), images().labels, torch.arange(IMAGES))
+    assert tuple(all((output.features[i] < 0).any() for i in (1, 2, 3)) for output in seen) == before
+
+
 @pytest.mark.parametrize("key", METHODS)
 def test_a_step_without_topology_and_one_in_bf16(key):
     step_on(key, ("resnet20", "resnet8"), delta=0.0)
@@ -163,6 +173,8 @@ def test_a_first_stage_ends_before_training_proper(tiny, key):
     call(train_teacher, *RUN[4:], "--model", "resnet8", "--epochs", 1)
     call(train_student, *RUN, "--distill", key, "--first_epochs", 2, "--epochs", 1, "--name", "run")
     first, last = (checkpoint.load(f"save_s_models/run/{path}last.pth") for path in ("first_stage/", ""))
+    assert {row["lr"] for row in first["history"]} == {0.01 if key == "ft" else 0.05}  # published
+    assert last["history"][0]["lr"] == 0.05
     assert [row["epoch"] for row in first["history"]] == [1, 2] and set(last["history"][0]) >= {"ce", "test_acc"}
     assert ("other" in last["history"][0]) == (key == "ft")
     torch.manual_seed(1)
@@ -228,7 +240,8 @@ def test_simkd_is_evaluated_and_counted_with_the_projector_and_the_teachers_clas
         (("--distill", "crd", "--logit_stand"), "--logit_stand: without effect on --distill crd"),
         (("--distill", "crd", "--warmup", 2), "--warmup: without effect on --distill crd"),
         (("--distill", "crd", "--first_epochs", 2), "--first_epochs: without effect on --distill crd"),
-        (("--distill", "ofd", "-d", 5, "--tda_layer_s", -2), "--tda_layer_s, --tda_layer_t: found -2, -1, expected -1"),
+        (("--distill", "ofd", "-d", 5, "--tda_layer_s", -2), "--tda_layer_s: found -2, expected -1 or 0"),
+        (("--distill", "reviewkd", "-d", 5, "--tda_layer_t", -2), "--tda_layer_t: found -2, expected -1 or 0"),
         (("--distill", "fitnets"), r"unknown method 'fitnets'.*did you mean fitnet\?"),
     ],
 )
@@ -248,5 +261,7 @@ def test_the_list_shows_every_method_with_citation_and_pairs(capsys):
     fsp = text.split("\nfsp ")[1].split("\nnst ")[0]
     assert "6 pairs: wrn_40_2 > wrn_16_2" in fsp and "first stage of 30 epochs" in fsp
     assert "reads features 1:-1 before the last ReLU" in text.split("\nofd ")[1].split("\nsrrl ")[0]
+    assert "reads features 1:, the teacher's before the last ReLU" in text.split("\nreviewkd ")[1].split("\nsimkd ")[0]
     assert "\n--logit_stand: logit standardisation (Sun et al., CVPR 2024)" in text
-    assert "KD: gamma 0.1 alpha 9 temperature 2 (published: " in text
+    assert "\n           KD: gamma 0.1 alpha 9 beta 0 temperature 2 (published: " in text
+    assert "\n           DKD: gamma 1 alpha 0 beta 9 temperature 2 (published: " in text

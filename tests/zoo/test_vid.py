@@ -76,5 +76,5 @@ def test_entry():
     """RepDistiller's scripts: weight 1 beside cross entropy, predicted variance 5 at first."""
     method = distiller_dict["vid"]
     assert (method.gamma, method.alpha, method.beta, method.options) == (1, 0, 1, {"variance": 5})
-    assert method.source.startswith("published") and not method.preact
+    assert method.source.startswith("published") and not method.preact_s
     check_entry("vid")
