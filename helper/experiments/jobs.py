@@ -167,6 +167,6 @@ class Tally:
         if self.failed:
             names = ", ".join(list(self.failed)[:3]) + (", ..." if len(self.failed) > 3 else "")
             raise RunStopped(
-                f"{len(self.failed)} of {len(self.jobs)} jobs failed ({names}), {len(self.omitted)} that need them were "
-                f"not started; {again}"
+                f"{len(self.failed)} of {len(self.jobs)} jobs failed ({names}), {len(self.omitted)} that need them "
+                f"were not started; {again}"
             )
