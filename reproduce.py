@@ -10,15 +10,24 @@
 
 Finished runs are skipped and interrupted ones resumed, so the same command continues after any stop. All arms of one
 seed run before the next seed. A shortened schedule has names of its own (_e24), and its passes over the training set
-for stage 2 are reduced in proportion. At the end the tables are made anew (make_tables.py).
+for stage 2 are reduced in proportion. At the end the tables are regenerated (make_tables.py).
 """
 
-import argparse
+import helper.cli.early  # noqa: F401
 
+# isort: split
+
+import torch
+
+from helper.cli.parser import Parser, run
+from helper.cli.types import device, positive
 from helper.data import load_data
-from helper.experiments import FIGURES, TABLES, Table, data_of, describe, find, find_arms, find_table, scaled, undefined
-from helper.jobs import Planner, Runner
-from helper.options import Parser, UserError, device, positive, run
+from helper.errors import UserError
+from helper.experiments.catalogue import FIGURES, TABLES, Table, scaled
+from helper.experiments.listing import describe
+from helper.experiments.local import Runner
+from helper.experiments.plan import Planner, find, find_arms, find_table, undefined
+from helper.settings import Data
 
 
 def names(text: str) -> list[str]:
@@ -51,16 +60,16 @@ def main(args) -> None:
     if args.list:
         print(describe())
         return
-    given = {"data_dir": args.data_dir if args.data_dir != "data" else None, "amp": args.amp}
-    planner = Planner(given | {"device": str(args.device) if args.device else None})
+    data_dir = args.data_dir if args.data_dir != "data" else None
+    planner = Planner(data_dir, str(args.device) if args.device else None, args.amp)
     tables = plan_figure(args, planner) if args.figure else plan_tables(args, planner)
     jobs = list(planner.jobs.values())
     if args.dry_run:
         print("\n".join(f"# {job.name}: finished" if job.finished else job.shell() for job in jobs))
         return
     if args.jobs > 1:  # a download is for one process alone
-        for dataset in {data_of(table) for table in tables}:
-            load_data(argparse.Namespace(dataset=dataset, data_dir=args.data_dir, device="cpu"))
+        for dataset in {table.dataset for table in tables}:
+            load_data(Data(dataset=dataset, data_dir=args.data_dir, device=torch.device("cpu")))
     print(f"{sum(job.finished for job in jobs)} of {len(jobs)} jobs are finished", flush=True)
     Runner(args.jobs).run(jobs)
 
@@ -70,8 +79,9 @@ def plan_tables(args, planner: Planner) -> list[Table]:
     for table in tables:
         table = scaled(table, args.epochs or table.student.epochs)
         rows = [find("--row", row, {row: row for row in table.rows}) for row in args.row or table.rows]
-        arms = find_arms(table, args.methods) if args.methods else table.arms
-        if missing := undefined(rows, arms):
+        arms = find_arms(table, args.methods) if args.methods else list(table.arms)
+        missing = undefined(rows, arms)
+        if missing:
             what = f"the method is not defined for {', '.join(missing)} (train_student.py --list says why)"
             if args.methods and len(missing) == len(rows) * len(arms):
                 raise UserError(f"--methods: {what}")
@@ -87,7 +97,7 @@ def plan_tables(args, planner: Planner) -> list[Table]:
 def plan_figure(args, planner: Planner) -> list[Table]:
     for option in ("methods", "trials"):
         if getattr(args, option) is not None:
-            raise UserError(f"--{option}: of no use with --figure; leave it out")
+            raise UserError(f"--{option}: has no effect with --figure; leave it out")
     table_of = {row: table for table in reversed(TABLES.values()) for row in table.rows}
     rows = [find("--row", row, {row: row for row in table_of}) for row in args.row or [FIGURES[args.figure].row]]
     for row in rows:
@@ -97,4 +107,4 @@ def plan_figure(args, planner: Planner) -> list[Table]:
 
 
 if __name__ == "__main__":
-    run(main, get_args_parser())
+    run(main, get_args_parser)

@@ -1,12 +1,11 @@
 """reproduce.py: the list of experiments against the published settings and the scripts' own parsers, the commands and
-their order, and running them: skipping, resuming, several at once, failures and signals."""
+their order, and what is skipped or resumed."""
 
 import importlib
 import os
 import shlex
-import signal
-import threading
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,16 @@ from torch import nn
 
 import reproduce
 from distiller_zoo import Method, distiller_dict
-from helper import experiments, jobs, runs
-from helper.experiments import FIGURES, SETTINGS, TABLES, Arm, Schedule, Table, find_arms, in_order, plain, scaled, stem
-from helper.jobs import Job, Planner, Runner
-from helper.options import Interrupted, RunStopped, UserError, dims, resolve_training
-from helper.pairs import method_name, resolve_weights, run_name
+from helper.cli.parser import read
+from helper.errors import UserError
+from helper.experiments import catalogue, plan
+from helper.experiments.catalogue import FIGURES, TABLES, arm_variant, plain, scaled
+from helper.experiments.listing import settings_of
+from helper.experiments.plan import SECTIONS, Planner, find_arms, in_order, student_settings
+from helper.files.paths import TEACHERS, clouds_folder, quality_file
+from helper.settings import CloudMaking, Clouds, Data, Loss, Repetition, RipsNetChoice, Training, declared
+from helper.student.names import method_name, student_name
+from helper.student.weights import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 T56 = "save_t_models/resnet56_cifar100_trial1/best.pth"
@@ -53,7 +57,7 @@ def parsed(words):
 
 
 def planned(table, arms=None):
-    planner = Planner({})
+    planner = Planner()
     planner.table(table, list(table.rows), list(arms or table.arms), 1)
     return planner.jobs
 
@@ -68,31 +72,60 @@ def touch(path):
 
 def test_settings_are_the_defaults_of_the_scripts():
     needed = {"train_teacher": [], "train_student": ["--model_s", "resnet8"]}
-    for script, settings in SETTINGS.items():
-        options = needed.get(script, []) + ["--path_t", "x"] * (script != "train_teacher")
+    for script in SECTIONS:
+        options = needed.get(script, []) + ([] if script == "train_teacher" else ["--path_t", "x"])
         _, args = parsed([script, *options])
-        found = {name: getattr(args, name) for name in settings}
-        found = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
-        assert found == {name: setting.value for name, setting in settings.items()}, script
+        for name, value, _ in settings_of(script):
+            found = getattr(args, name)
+            found = tuple(found) if isinstance(found, list) else found
+            own = "mean" if (script, name) == ("train_ripsnet", "operator") else value
+            assert found == own, (script, name)
 
 
 def test_published_settings_are_the_published_ones():
     """Written out from the released code, and nothing else is called published but what is by pair or by rule."""
-    sgd = {"epochs": 240, "lr_decay_epochs": (150, 180, 210), "lr_decay_rate": 0.1, "momentum": 0.9}
+    sgd = {"epochs": 240, "lr_decay_epochs": (150, 180, 210), "lr_decay_rate": 0.1, "momentum": 0.9, "lr": None}
     sgd |= {"batch_size": 64, "weight_decay": 0.0005, "dataset": "cifar100"}
     images = {"tda_layer_t": -1, "dim": "0", "sigma_rule": "released", "resolution": 20, "range": "all"}
     images |= {"batch_size": 64, "dataset": "cifar100"}
     ripsnet = {"epochs": 25000, "patience": 50, "batch_clouds": 64, "lr": 0.0005, "ripsnet_clouds": None}
     expected = {
         "train_teacher": sgd,
-        "generate_PCD_PI": images | {"passes": 256},
+        "generate_PCD_PI": images | {"passes": 256, "num_clouds": None},
         "train_ripsnet": images | ripsnet,
-        "train_student": sgd | images | {"kd_T": None, "tda_layer_s": -1, "lr": None, "ripsnet_clouds": None},
+        "train_student": sgd | images | {"kd_T": None, "tda_layer_s": -1, "ripsnet_clouds": None},
     }
-    for script, settings in SETTINGS.items():
-        published = {name: entry.value for name, entry in settings.items() if entry.source.startswith("published: ")}
+    for script in SECTIONS:
+        values = settings_of(script)
+        published = {name: value for name, value, source in values if source.startswith("published: ")}
         assert published == expected[script]
-        assert {entry.source.split()[0] for entry in settings.values()} <= {"published:", "assumed:", "by"}
+        assert {source.split()[0] for _, _, source in values} <= {"published:", "assumed:", "by"}
+
+
+def test_the_catalogue_loads_no_pytorch_and_names_the_methods_of_the_registry():
+    code = "import sys, helper.experiments.catalogue; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    assert catalogue.BASELINES == tuple(method.name for method in distiller_dict.values() if method.loss)
+    for name in plan.methods():
+        kinds = {"exact": "exact", "wasserstein": "wasserstein"}
+        end = name.split("+Top")[-1].removeprefix("TopKD").removeprefix("-")
+        with_topology = "+Top" in name or name.startswith("TopKD")
+        assert catalogue.topology(name) == (kinds.get(end, "ripsnet") if with_topology else None)
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("epochs", [None, 3])
+def test_arm_variant_is_what_the_run_of_an_arm_has_in_its_row(name, epochs):
+    table = scaled(TABLES[name], epochs or TABLES[name].student.epochs)
+    for row in table.rows:
+        for arm in table.arms:
+            settings = student_settings(table, row, arm)
+            own = plan.own_epochs(settings.loss.distill, table.student)
+            parts = settings.variant.split()
+            assert [part for part in parts if not part.startswith(("warmup", "first"))] == arm_variant(
+                table, row, arm
+            ).split()
+            assert len([part for part in parts if part.startswith(("warmup", "first"))]) == len(own)
 
 
 def test_the_rows_are_those_of_the_papers_tables():
@@ -125,7 +158,7 @@ def test_every_arm_is_marked_and_has_a_name_of_its_own(name):
     assert len({arm.name for arm in arms}) == len(arms)
     assert all(arm.source.startswith(("published: ", "assumed: ")) for arm in arms)
     assert TABLES[name].source.startswith(("published: ", "assumed: "))
-    accepted = {option for script in list(SETTINGS)[1:] for option in SETTINGS[script]}
+    accepted = {option for section in (Loss, Clouds, CloudMaking) for option in declared(section)}
     assert all(arm.options.keys() <= accepted for arm in arms)
 
 
@@ -137,27 +170,26 @@ def test_every_experiment_is_understood_and_its_stages_agree(name, epochs):
     for job in (found := planned(table)).values():
         script, args = parsed(job.command)
         if script == "train_teacher":
-            assert job.folder == runs.TEACHERS / job.name
+            assert job.folder == TEACHERS / job.name
             assert (args.name or f"{args.model}_{args.dataset}_trial{args.trial}") == job.name
             continue
         teacher = Path(args.path_t).parent.name.split("_cifar100")[0].split("_digits")[0]
-        folder = runs.clouds_folder(args)
+        clouds = read(args, Clouds)
+        folder = clouds_folder(args.path_t, clouds)
         if script == "generate_PCD_PI":
-            assert (job.folder, job.done) == (folder, runs.quality_file(folder, int(args.dim)))
+            assert (job.folder, job.done) == (folder, quality_file(folder, int(args.dim)))
         elif script == "train_ripsnet":
-            assert job.folder == runs.ripsnet_folder(folder, int(args.dim), args.operator, args.ripsnet_clouds)
+            assert job.folder == folder / read(args, RipsNetChoice).folder_name(int(args.dim))
         else:
-            resolve_training(args, args.model_s)
-            resolve_weights(args, teacher, args.model_s)
-            usual_name = run_name(args, teacher, args.model_s)
-            assert job.name == (args.name or usual_name)
-            assert job.name.startswith(usual_name.removesuffix("trial1"))
+            sections = (read(args, section) for section in (Loss, Clouds, Data, Training, Repetition))
+            settings = resolve(*sections, teacher, args.model_s)
+            assert job.name == (args.name or student_name(settings))
+            assert job.name.startswith(student_name(settings, "").removesuffix("trial1"))
             needs = {found[need].folder for need in job.needs}
             assert Path(args.path_t).parent in needs
-            expected = {folder} if args.topology == "exact" else set()
-            if args.topology == "ripsnet":
-                options = args.operator, args.ripsnet_clouds
-                expected = {runs.ripsnet_folder(folder, dim, *options) for dim in dims(args)}
+            expected = {folder} if settings.loss.topology == "exact" else set()
+            if settings.loss.topology == "ripsnet":
+                expected = {folder / settings.loss.folder_name(dim) for dim in clouds.dims}
             assert needs - {Path(args.path_t).parent} == expected
 
 
@@ -166,14 +198,19 @@ def test_every_arm_trains_the_method_it_names(name):
     table = TABLES[name]
     for arm in table.arms:
         for row in table.rows:
-            args = experiments.student_args(table, row, arm)
-            assert method_name(args, *row.split(":")) == arm.method
+            assert method_name(student_settings(table, row, arm)) == arm.method
     stems = {(row, stem(table, row, arm.name)) for row in table.rows for arm in table.arms}
     equal = 2 if name == "cifar100_small" else 0  # delta 5 of the sweep is TopKD-exact and TopKD-wasserstein itself
     assert len(stems) == len(table.rows) * len(table.arms) - equal
 
 
-def test_stems_are_the_names_without_their_trial():
+def stem(table, row, arm):
+    """The names of the arm's students without their trial."""
+    planner = Planner()
+    return planner.student(table, row, table.arm(arm), 1).removesuffix("_trial1")
+
+
+def test_names_of_runs():
     main, small = TABLES["cifar100_homogeneous"], TABLES["cifar100_small"]
     assert stem(main, "resnet56:resnet20", "TopKD-exact") == "resnet56-resnet20_cifar100_TopKD-exact"
     assert stem(scaled(main, 24), "vgg13:vgg8", "CE") == "vgg13-vgg8_cifar100_CE_e24"
@@ -183,21 +220,33 @@ def test_stems_are_the_names_without_their_trial():
     points = TABLES["ablation_points"]
     assert stem(points, "resnet56:resnet20", "KD-control n 8") == "resnet56-resnet20_cifar100_KD-control_n8"
     assert stem(points, "resnet56:resnet20", "TopKD n 64") == "resnet56-resnet20_cifar100_TopKD"
-    assert experiments.teacher_name(small, "resnet20") == "resnet20_cifar100_small_trial1"
+    assert plan.teacher_name(small, "resnet20") == "resnet20_cifar100_small_trial1"
+
+
+def test_the_shipped_runs_are_found_as_finished(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    table = TABLES["cifar100_small"]
+    planner = Planner()
+    planner.table(table, list(table.rows), list(table.arms), None)
+    finished = {job.name for job in planner.jobs.values() if job.finished}
+    assert finished >= {path.stem for path in Path("results/runs").glob("resnet20*_small_trial*.csv")}
+    assert "resnet20-resnet8_cifar100_TopKD_small_trial1" in finished and "resnet20_cifar100_small_trial1" in finished
 
 
 def test_scaled_schedules_by_hand():
     table = scaled(TABLES["ablation_clouds"], 24)
-    assert table.teacher == table.student == Schedule(24, (15, 18, 21))
-    assert table.options["generate_PCD_PI"]["passes"] == 26  # 25.6
+    assert table.teacher == table.student == Training(epochs=24, lr_decay_epochs=(15, 18, 21))
+    assert table.making.passes == 26  # 25.6
     assert [arm.options.get("ripsnet_clouds") for arm in table.arms] == [100, 500, 2000, 7500, None]
     table = scaled(TABLES["ablation_points"], 24)
     assert [arm.options["passes"] for arm in table.arms[::3]] == [3, 6, 13, 26, 51, 102]
-    assert scaled(TABLES["ablation_points"], 5).student == Schedule(5, (3, 4))  # after 3.125, 3.75 and 4.375
-    assert scaled(TABLES["ablation_points"], 1).student == Schedule(1, ())
+    five = scaled(TABLES["ablation_points"], 5).student
+    assert five == Training(epochs=5, lr_decay_epochs=(3, 4))  # after 3.125, 3.75 and 4.375
+    assert scaled(TABLES["ablation_points"], 1).student == Training(epochs=1, lr_decay_epochs=())
     small = scaled(TABLES["cifar100_small"], 4)
-    assert (small.teacher, small.student) == (Schedule(12, (8, 9, 11)), Schedule(4, (3,)))
-    assert small.options["generate_PCD_PI"]["passes"] == 8
+    assert small.teacher == Training(epochs=12, lr_decay_epochs=(8, 9, 11), amp="bf16")
+    assert small.student == Training(epochs=4, lr_decay_epochs=(3,), amp="bf16")
+    assert small.making.passes == 8
     assert scaled(TABLES["digits"], 12) is TABLES["digits"]
 
 
@@ -231,9 +280,10 @@ def test_arms_by_name_by_method_and_from_the_registry(monkeypatch):
     for name in ("mine", "MyLoss", "MYLOSS"):
         assert found(name) == [("MyLoss", "MyLoss")]
     assert found("mine+top-exact") == [("MyLoss+Top-exact", "MyLoss+Top-exact")]
-    args = experiments.student_args(small, "resnet20:resnet8", small.arm("MyLoss+Top-exact"))
-    assert (args.distill, args.beta, args.delta, args.topology) == ("mine", 2, 5, "exact")
-    assert method_name(args, "resnet20", "resnet8") == "MyLoss+Top-exact"
+    settings = student_settings(small, "resnet20:resnet8", small.arm("MyLoss+Top-exact"))
+    loss = settings.loss
+    assert (loss.distill, loss.beta, loss.delta, loss.topology) == ("mine", 2, 5, "exact")
+    assert method_name(settings) == "MyLoss+Top-exact"
     assert stem(small, "resnet20:resnet8", "MyLoss") == "resnet20-resnet8_cifar100_MyLoss_small"
 
 
@@ -329,7 +379,7 @@ def test_several_tables_share_what_they_have_in_common(dry_run):
             "--row: unknown 'resnet20:resnet9': did you mean 'resnet2",
         ),
         (("--table", "digits", "--methods", "KD,TopKDD"), "--methods: unknown 'TopKDD': did you mean 'TopKD'"),
-        (("--figure", "pi", "--methods", "KD"), "--methods: of no use with --figure"),
+        (("--figure", "pi", "--methods", "KD"), "--methods: has no effect with --figure"),
     ],
 )
 def test_unknown_names_are_one_line_with_the_nearest(options, line):
@@ -371,176 +421,3 @@ def test_a_teacher_from_elsewhere_is_used_and_not_trained_over(dry_run):
     assert dry_run(*options)[0] == "# resnet56_cifar100_trial1: finished"
     touch(Path(T56).with_name("last.pth"))
     assert dry_run(*options)[0] == "train_teacher.py --model resnet56 --resume"
-
-
-# Running
-
-
-class FakeRunner(Runner):
-    """Jobs that end at once, in the order in which they were started, and leave their last file."""
-
-    def __init__(self, at_once, failing=()):
-        super().__init__(at_once)
-        self.started, self.together, self.failing = [], [], failing
-
-    def start(self, job):
-        self.started.append(shlex.join(job.call()))
-        self.running[job.name] = job, None
-        self.together.append({found.name for found, _ in self.running.values()})
-        status = int(job.name in self.failing)
-        if job.done and not status:
-            touch(job.done)
-        self.ended.put((job.name, status))
-
-
-def chain(*names, folder=None):
-    """Jobs of which each needs the one before."""
-    return [
-        Job(name, (f"{name}.py",), folder and Path(folder), Path(f"{name}.done"), needs=names[max(0, i - 1) : i])
-        for i, name in enumerate(names)
-    ]
-
-
-def test_one_after_another_is_the_order_of_the_list():
-    (runner := FakeRunner(1)).run(found := [*chain("a", "b"), *chain("c")])
-    assert runner.started == ["a.py", "b.py", "c.py"] and all(job.finished for job in found)
-    (again := FakeRunner(1)).run(found)
-    assert again.started == []
-
-
-def test_several_at_once_wait_for_what_they_need_and_for_the_folder():
-    found = [*chain("a", "b"), *chain("c", folder="x"), *chain("d", folder="x"), *chain("e"), Job("last", ("l.py",))]
-    (runner := FakeRunner(3)).run(found)
-    assert runner.started == ["a.py", "c.py", "e.py", "b.py", "d.py", "l.py"]
-    assert not any({"a", "b"} <= together or {"c", "d"} <= together for together in runner.together)
-    assert max(map(len, runner.together)) == 3
-
-
-def test_after_a_failure_nothing_starts_and_what_runs_may_end():
-    runner = FakeRunner(2, failing=["a"])
-    found = [*chain("a", "b"), *chain("c"), *chain("d")]
-    with pytest.raises(RunStopped, match="a.py ended with exit code 1, 2 of 4 jobs were not started; .*same command"):
-        runner.run(found)
-    assert runner.started == ["a.py", "c.py"] and [job.name for job in found if job.finished] == ["c"]
-
-
-def test_no_two_jobs_of_a_table_at_once_write_to_one_folder():
-    """Both homology dimensions of stage 2 share clouds."""
-    table = TABLES["ablation_dimension"]
-    (runner := FakeRunner(16)).run(found := list(planned(table).values()))
-    folders = {job.name: job.folder for job in found}
-    for together in runner.together:
-        assert len({folders[name] for name in together}) == len(together)
-    assert len(runner.started) == len(found) and max(map(len, runner.together)) > 2
-
-
-def script(name, text):
-    path = Path(name).resolve()
-    path.write_text(text)
-    return str(path)
-
-
-def test_lines_of_jobs_at_once_carry_their_names_and_the_cores_are_shared(capfd, monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    path = script("say.py", "import os, sys\nprint(sys.argv[1], os.environ.get('OMP_NUM_THREADS'))\n")
-    Runner(2).run([Job("one", (path, "A"), Path("a")), Job("two", (path, "B"), Path("b")), Job("tables", (path, "C"))])
-    threads = max(1, os.cpu_count() // 2)
-    lines = capfd.readouterr().out.splitlines()
-    assert f"one: A {threads}" in lines and f"two: B {threads}" in lines and f"C {threads}" in lines
-    Runner(1).run([Job("one", (path, "A"))])
-    assert "A None" in capfd.readouterr().out.splitlines()
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("at_once", [1, 2])
-def test_a_signal_reaches_every_run_once_and_the_line_says_how_to_go_on(number, at_once):
-    path = script(
-        "train.py",
-        "import os, pathlib, sys, time\n"
-        "assert os.getsid(0) == os.getpid()  # out of reach of the terminal, which would be a second signal\n"
-        "try:\n    pathlib.Path(sys.argv[1]).touch()\n    time.sleep(60)\n"
-        "except KeyboardInterrupt:\n    time.sleep(0.3)\n    pathlib.Path(sys.argv[1]).write_text('saved')\n"
-        "    sys.exit(130)\n",
-    )
-    found = [Job(f"run{i}", (path, f"run{i}"), Path(f"folder{i}"), Path(f"done{i}")) for i in range(3)]
-
-    def send():
-        for i in range(at_once):
-            while not Path(f"run{i}").exists():
-                time.sleep(0.01)
-        os.kill(os.getpid(), number)
-
-    before = signal.signal(number, signal.default_int_handler)  # it may be ignored where the tests run
-    try:
-        threading.Thread(target=send).start()
-        line = f"stopped with {3 - at_once} of 3 jobs not yet started; .*same command goes on"
-        with pytest.raises(Interrupted, match=line):
-            Runner(at_once).run(found)
-        assert signal.getsignal(number) is signal.default_int_handler
-    finally:
-        signal.signal(number, before)
-    assert [Path(f"run{i}").exists() and Path(f"run{i}").read_text() for i in range(3)] == [
-        "saved" if i < at_once else False for i in range(3)
-    ]
-
-
-TINY_TABLE = Table(
-    "tiny",
-    "assumed: a test",
-    ("resnet8:resnet8",),
-    (*plain("TopKD", "TopKD-exact"), Arm("KD n 8", "KD", "assumed: a test", {"batch_size": 8})),
-    seeds=1,
-    teacher=Schedule(1, ()),
-    student=Schedule(2, (1,)),
-    options={
-        name: {"dataset": "tiny", "batch_size": 16}
-        | {"train_ripsnet": {"epochs": 2, "batch_clouds": 4}, "generate_PCD_PI": {"passes": 2}}.get(name, {})
-        for name in SETTINGS
-    },
-    tag="tiny",
-)
-
-
-@pytest.mark.slow
-def test_a_table_that_is_interrupted_goes_on_where_it_stopped(tiny, monkeypatch, capfd):
-    """Real runs, the first student of which is interrupted before its third batch."""
-    monkeypatch.setitem(TABLES, "tiny", TINY_TABLE)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
-    monkeypatch.setattr(jobs, "ROOT", Path("scripts").resolve())
-    jobs.ROOT.mkdir()
-    for path in ROOT.glob("*.py"):  # each runs the script of its name, up to the point that POINT names
-        point = f"os.environ.get('POINT_{path.stem}', 'none')"
-        text = f"import os, sys, killed\nkilled.main({point}, {str(path)!r}, *sys.argv[1:])\n"
-        (jobs.ROOT / path.name).write_text(text)
-
-    monkeypatch.setenv("POINT_train_student", "int:3")
-    with pytest.raises(RunStopped, match="train_student.py .*ended with exit code 130"):
-        call("--table", "tiny", "--jobs", 2)
-    assert not list(Path("results/runs").glob("*-*.csv"))
-    monkeypatch.delenv("POINT_train_student")
-    capfd.readouterr()
-    written = {path: path.stat().st_mtime_ns for path in Path("ripsnet").rglob("*.npy")}
-    call("--table", "tiny", "--jobs", 2)
-    printed = capfd.readouterr().out
-    assert "train_teacher.py" not in printed and "--resume" in printed
-    assert {path: path.stat().st_mtime_ns for path in written} == written
-    names = [f"resnet8-resnet8_tiny_{name}_tiny_trial1" for name in ("KD_n8", "TopKD-exact_n16", "TopKD_n16")]
-    assert sorted(path.stem for path in Path("results/runs").glob("*-*.csv")) == names
-    for name in names:
-        assert len(Path(f"results/logs/{name}.csv").read_text().splitlines()) == 1 + 2
-    call("--table", "tiny")
-    calls = [line for line in capfd.readouterr().out.splitlines() if line.startswith("python ")]
-    assert len(calls) == 1 and calls[0].endswith("make_tables.py")
-
-
-@pytest.mark.slow
-def test_the_demonstration_in_a_shorter_form(capfd):
-    """One epoch, one seed: every stage, the table and the figures, by one command."""
-    call("--table", "digits", "--epochs", 1, "--trials", 1)
-    printed = capfd.readouterr().out
-    table = printed[printed.rindex("make_tables.py") :]
-    assert all(name in table for name in ("CE", "KD", "KD-control", "TopKD", "TopKD-exact", "TopKD-wasserstein"))
-    assert len(list(Path("results/runs").glob("resnet20-resnet8_digits_*_e1_trial1.csv"))) == 6
-    figures = sorted(Path("results/figures").glob("*.png"))
-    assert [figure.name.split("_")[0] for figure in figures] in (["pi", "tsne"], ["pi", "umap"])
-    assert all(figure.read_bytes().startswith(b"\x89PNG") for figure in figures)

@@ -1,32 +1,42 @@
-"""The commands that make an experiment, in order, and running those that are missing, several at once if asked for.
+"""Jobs: calls of the scripts, what each needs before it, and how far all of them are.
 
-A job is one call of a script. It is finished when the file that the script writes last is there, and was cut off when
-its folder is there without that file: then it goes on with --resume. No two jobs that run at once write to one folder.
+A job is finished when the file that its script writes last is there, and was cut off when its folder is there without
+that file: then it goes on with --resume.
 """
 
-import argparse
 import os
-import queue
 import shlex
-import signal
-import subprocess
-import sys
-import threading
+import statistics
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import experiments, runs
-from .experiments import Arm, Table, arm_options, names_of, teacher_path
-from .options import Interrupted, RunStopped, dims
+from ..errors import Interrupted, RunStopped
+from ..files.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
-SHORT = {"gamma": "-r", "alpha": "-a", "beta": "-b", "delta": "-d"}
+LAST_LINES = 12  # of a job that failed
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job computes, as far as its duration depends on it. what: the method, the homology dimension or RipsNet's
+    pooling. epochs: of training or fitting at most, or passes over the training set."""
+
+    script: str
+    dataset: str = ""
+    teacher: str = ""
+    student: str = ""
+    what: str = ""
+    epochs: int = 0
+    batch_size: int = 1
 
 
 @dataclass(frozen=True)
 class Job:
     """command: a script and its options. folder: the only one to which it writes, beside its own files in results/.
-    done: the file it writes last; None for what is made anew every time. needs: names of the jobs before it."""
+    done: the file it writes last; None for what is regenerated every time. needs: names of the jobs without which it
+    cannot run; after: of those that must have ended, well or not."""
 
     name: str
     command: tuple[str, ...]
@@ -34,6 +44,8 @@ class Job:
     done: Path | None = None
     resumable: bool = False
     needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    work: Work = Work("")
 
     @property
     def finished(self) -> bool:
@@ -41,7 +53,9 @@ class Job:
 
     def call(self) -> list[str]:
         """The command as it is to be given now."""
-        return [*self.command, *["--resume"] * (self.resumable and self.folder.is_dir())]
+        if self.resumable and self.folder is not None and self.folder.is_dir():
+            return [*self.command, "--resume"]
+        return list(self.command)
 
     def shell(self) -> str:
         """A line for the shell, from the current folder."""
@@ -49,211 +63,110 @@ class Job:
         return shlex.join(["python", os.path.relpath(ROOT / script), *options])
 
 
-def flags(script: str, options: dict) -> list[str]:
-    """The options that are not as usual, as a command line has them."""
-    found = []
-    for name, usual in experiments.usual(script).items():
-        if (value := options[name]) != usual:
-            text = f"{value:g}" if isinstance(value, float) else str(value)
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else text
-            found += [SHORT.get(name, f"--{name}"), *[text] * (value is not True)]
-    return found
+def before(jobs: Iterable[Job]) -> dict[str, set[str]]:
+    """Each job's name -> the names of those that must have ended before it, as graphlib's TopologicalSorter takes it.
+    Two jobs that write to one folder are among these, so that they never run at once."""
+    known = {job.name: job for job in jobs}
+    graph, last_in = {}, {}
+    for job in known.values():
+        graph[job.name] = {name for name in (*job.needs, *job.after) if name in known}
+        if job.folder is not None:
+            if job.folder in last_in:
+                graph[job.name].add(last_in[job.folder])
+            last_in[job.folder] = job.name
+    return graph
 
 
-class Planner:
-    """Jobs by name, in an order in which they can run. everywhere: options of the user for all four stages
-    (data_dir, device) and for the two that train with images (amp)."""
+class Tally:
+    """How far the jobs are: what is done, what failed, and how long the rest takes by those that have ended.
 
-    def __init__(self, everywhere: dict):
-        self.everywhere, self.jobs = everywhere, {}
+    slots: how many can run at once.
+    """
 
-    def add(self, name: str, script: str, options: list[str], **about) -> str:
-        """Add a job unless it is there; returns its name."""
-        self.jobs.setdefault(name, Job(name, (f"{script}.py", *options), **about))
-        return name
+    def __init__(self, jobs: Sequence[Job], slots: int):
+        self.jobs, self.slots = {job.name: job for job in jobs}, slots
+        self.done, self.omitted = set[str](), set[str]()
+        self.failed: dict[str, str] = {}
+        self.since: dict[str, float] = {}  # when the running ones began
+        self.seconds: dict[str, float] = {}  # of those that ended well
 
-    def given(self, script: str) -> list[str]:
-        names = ["data_dir", "device"] + ["amp"] * (script in ("train_teacher", "train_student"))
-        return [part for name in names if self.everywhere.get(name) for part in (f"--{name}", self.everywhere[name])]
+    @property
+    def left(self) -> list[Job]:
+        """Those that have not ended, the running ones included."""
+        ended = self.done | self.omitted | self.failed.keys()
+        return [job for job in self.jobs.values() if job.name not in ended]
 
-    def stage(self, script: str, first: list[str], options: dict, last: list[str]) -> list[str]:
-        options = {name: value for name, value in options.items() if not self.everywhere.get(name)}
-        return first + flags(script, experiments.usual(script) | options) + last + self.given(script)
+    def can_run(self, job: Job) -> bool:
+        """Whether nothing that it needs has failed."""
+        return not any(name in self.failed or name in self.omitted for name in job.needs)
 
-    def teacher(self, table: Table, teacher: str) -> str:
-        """Stage 1. A folder with nothing but best.pth is a teacher from elsewhere, and finished."""
-        name, folder = experiments.teacher_name(table, teacher), Path(teacher_path(table, teacher)).parent
-        row = runs.RESULTS / "runs" / f"{name}.csv"
-        brought = (folder / "best.pth").is_file() and not (folder / "last.pth").is_file()
-        options = table.options.get("train_teacher", {})
-        options = options | {"epochs": table.teacher.epochs, "lr_decay_epochs": table.teacher.decay}
-        named = ["--name", name] if experiments.suffix(table, table.teacher) else []
-        return self.add(
-            name,
-            "train_teacher",
-            self.stage("train_teacher", ["--model", teacher], options, named),
-            folder=folder,
-            done=folder / "best.pth" if brought else row,
-            resumable=True,
+    def start(self, name: str) -> None:
+        self.since[name] = time.monotonic()
+
+    def omit(self, name: str) -> None:
+        self.omitted.add(name)
+
+    def end(self, name: str, status: int = 0, seconds: float | None = None) -> None:
+        """A job has ended, with an exit code. seconds: its own measure of its duration."""
+        began = self.since.pop(name, None)
+        if status:
+            self.failed[name] = f"{self.jobs[name].shell()} ended with exit code {status}"
+            return
+        self.done.add(name)
+        if seconds is None and began is not None:
+            seconds = time.monotonic() - began
+        if seconds is not None:
+            self.seconds[name] = seconds
+
+    def expected(self, job: Job) -> float | None:
+        """Seconds that a job takes: the mean of those of the same work, or else of the same script."""
+        ended = [(self.jobs[name].work, seconds) for name, seconds in self.seconds.items()]
+        same = [seconds for work, seconds in ended if work == job.work]
+        same = same or [seconds for work, seconds in ended if work.script == job.work.script]
+        return statistics.fmean(same) if same else None
+
+    def time_left(self) -> str:
+        """', about 2:05:12 to the end'; 'at least' where some jobs are the first of their kind, '' where all are."""
+        now, total, unknown = time.monotonic(), 0.0, False
+        for job in self.left:
+            seconds = self.expected(job)
+            if seconds is None:
+                unknown = True
+            else:
+                total += max(0.0, seconds - (now - self.since.get(job.name, now)))
+        if not total:
+            return ""
+        left = round(total / self.slots)
+        clock = f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
+        return f", {'at least' if unknown else 'about'} {clock} to the end"
+
+    def line(self, running: int | None = None) -> str:
+        """One line for all. running: how many are, where that is known from elsewhere."""
+        running = len(self.since) if running is None else running
+        waiting = max(0, len(self.left) - running)
+        return (
+            f"[{len(self.done)} of {len(self.jobs)} done, {running} running, {len(self.failed)} failed, {waiting} to "
+            f"come{self.time_left()}]"
         )
 
-    def clouds(self, table: Table, row: str, arm: Arm, dim: int) -> str:
-        """Stage 2 for one homology dimension, after stage 1."""
-        script, teacher = "generate_PCD_PI", names_of(row)[0]
-        options = arm_options(table, row, arm, script) | {"dim": str(dim)}
-        path = teacher_path(table, teacher)
-        folder = runs.clouds_folder(argparse.Namespace(path_t=path, **options))
-        return self.add(
-            str(runs.spec_file(folder, dim)),
-            script,
-            self.stage(script, ["--path_t", path], options, []),
-            folder=folder,
-            done=runs.quality_file(folder, dim),
-            needs=(self.teacher(table, teacher),),
-        )
+    def failure(self, name: str, lines: Iterable[str]) -> str:
+        """What to say of a job that failed, with its last lines where they have not been shown."""
+        shown = "".join(f"\n    {line.rstrip()}" for line in lines)
+        return f"{name}: {self.failed[name]}" + (f"; its last lines:{shown}" if shown else "")
 
-    def ripsnet(self, table: Table, row: str, arm: Arm, dim: int) -> str:
-        """Stage 3 for one homology dimension, after stage 2."""
-        script, path = "train_ripsnet", teacher_path(table, names_of(row)[0])
-        options = arm_options(table, row, arm, script) | {"dim": str(dim)}
-        before = self.clouds(table, row, arm, dim)
-        folder = self.jobs[before].folder
-        folder = runs.ripsnet_folder(folder, dim, options["operator"], options["ripsnet_clouds"])
-        return self.add(
-            str(folder),
-            script,
-            self.stage(script, ["--path_t", path], options, []),
-            folder=folder,
-            done=folder / "quality.json",
-            resumable=True,
-            needs=(before,),
-        )
-
-    def images(self, table: Table, row: str, arm: Arm) -> tuple[str, ...]:
-        """What a student with this arm needs: its teacher, and the clouds and RipsNets of its kind of topology."""
-        args = experiments.student_args(table, row, arm)
-        needs = (self.teacher(table, names_of(row)[0]),)
-        if args.topology in ("ripsnet", "exact"):
-            make = self.ripsnet if args.topology == "ripsnet" else self.clouds
-            needs += tuple(make(table, row, arm, dim) for dim in dims(args))
-        return needs
-
-    def student(self, table: Table, row: str, arm: Arm, trial: int) -> str:
-        """Stage 4, after what it needs."""
-        script, (teacher, student) = "train_student", names_of(row)
-        name = f"{experiments.stem(table, row, arm.name)}_trial{trial}"
-        named = ["--name", name] if experiments.suffix(table, table.student) else []
-        first = ["--path_t", teacher_path(table, teacher), "--model_s", student]
-        return self.add(
-            name,
-            script,
-            self.stage(script, first, arm_options(table, row, arm, script), ["--trial", str(trial), *named]),
-            needs=self.images(table, row, arm),
-            folder=runs.STUDENTS / name,
-            done=runs.RESULTS / "runs" / f"{name}.csv",
-            resumable=True,
-        )
-
-    def table(self, table: Table, rows: list[str], arms: list[Arm], trials: int | None) -> None:
-        """All runs of a table."""
-        for row, arm, trial in experiments.in_order(rows, arms, table, trials):
-            self.student(table, row, arm, trial)
-
-    def figure(self, figure: str, table: Table, row: str) -> None:
-        """A figure of one row, and the runs that it shows."""
-        teacher, topkd = names_of(row)[0], table.arm("TopKD")
-        dataset = experiments.data_of(table)
-        options = ["--path_t", teacher_path(table, teacher)] + ["--dataset", dataset] * (dataset != "cifar100")
-        if figure == "pi":
-            needs = self.images(table, row, topkd)
-            operator = experiments.student_args(table, row, topkd).operator
-            options += ["--operator", operator] * (operator != "mean")
-        else:
-            methods = experiments.FIGURES[figure].methods
-            needs = tuple(self.student(table, row, table.arm(method), 1) for method in methods)
-            options += ["--path_s", *(str(self.jobs[name].folder / "best.pth") for name in needs)]
-            options += ["--labels", teacher, *methods]
-        name, folder = f"figure {figure} of {row}", runs.RESULTS / "figures"
-        self.add(name, "visualize", [figure, *options, *self.given("visualize")], folder=folder, needs=needs)
-
-    def tables(self) -> None:
-        """The tables of all finished runs, at the end."""
-        self.add("tables", "make_tables", [], needs=tuple(self.jobs))
-
-
-class Runner:
-    """Starts jobs as processes. A signal to stop is passed on once, so that each run saves its state."""
-
-    def __init__(self, at_once: int):
-        self.at_once, self.running, self.ended = at_once, {}, queue.SimpleQueue()
-        threads = max(1, (os.cpu_count() or 1) // at_once)
-        self.environment = ({} if at_once == 1 else {"OMP_NUM_THREADS": str(threads)}) | os.environ
-
-    def start(self, job: Job) -> None:
-        print(f"\n{job.shell()}", flush=True)
-        script, *options = job.call()
-        several = self.at_once > 1 and job.folder is not None  # the tables come last and alone
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / script), *options],
-            stdout=subprocess.PIPE if several else None,
-            stderr=subprocess.STDOUT if several else None,
-            text=True,
-            env=self.environment,
-            start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes it on
-        )
-        self.running[job.name] = job, process
-        threading.Thread(target=self.follow, args=(job.name, process), daemon=True).start()
-
-    def follow(self, name: str, process: subprocess.Popen) -> None:
-        """Print a process's lines under its name, and report its end."""
-        with process:
-            for line in process.stdout or ():
-                print(f"{name}: {line}", end="", flush=True)
-        self.ended.put((name, process.returncode))
-
-    def ready(self, job: Job, waiting: list[Job]) -> bool:
-        unfinished = {other.name for other in waiting} | self.running.keys()
-        busy = {other.folder for other, _ in self.running.values()} - {None}
-        return not unfinished & set(job.needs) and job.folder not in busy
-
-    def run(self, jobs: list[Job]) -> None:
-        """Run the unfinished jobs, the first that is ready first. After a failure or a signal no further one starts.
+    def close(self, stopped: bool) -> None:
+        """Raise what came of it, where not all is done.
 
         Raises:
-            RunStopped: when a job failed. Interrupted: after a signal.
+            Interrupted: after a stop. RunStopped: when a job failed.
         """
-        waiting = [job for job in jobs if not job.finished]
-        total, failure, stopped = len(waiting), None, False
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-        for number, handler in handlers.items():
-            # nohup ignores SIGHUP, and so do we. SIGINT is ignored where a shell script starts us with &, and would be
-            # in all that we start; they are stopped by it.
-            if handler is not signal.SIG_IGN or number == signal.SIGINT:
-                signal.signal(number, lambda *_: self.ended.put((None, None)))
-        try:
-            while True:
-                while not (failure or stopped) and len(self.running) < self.at_once:
-                    job = next((job for job in waiting if self.ready(job, waiting)), None)
-                    if job is None:
-                        break
-                    waiting.remove(job)
-                    self.start(job)
-                if not self.running:
-                    break
-                name, status = self.ended.get()
-                if name is None:
-                    stopped = True
-                    for _, process in self.running.values():
-                        process.send_signal(signal.SIGINT)
-                    continue
-                job, _ = self.running.pop(name)
-                if status:
-                    failure = failure or f"{job.shell()} ended with exit code {status}"
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
         again = "what was finished is kept, and the same command goes on from there"
         if stopped:
-            raise Interrupted(f"stopped with {len(waiting)} of {total} jobs not yet started; {again}")
-        if failure:
-            raise RunStopped(f"{failure}, {len(waiting)} of {total} jobs were not started; {again}")
+            waiting = [job for job in self.left if job.name not in self.since]
+            raise Interrupted(f"stopped with {len(waiting)} of {len(self.jobs)} jobs not yet started; {again}")
+        if self.failed:
+            names = ", ".join(list(self.failed)[:3]) + (", ..." if len(self.failed) > 3 else "")
+            raise RunStopped(
+                f"{len(self.failed)} of {len(self.jobs)} jobs failed ({names}), {len(self.omitted)} that need them "
+                f"were not started; {again}"
+            )

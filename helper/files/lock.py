@@ -17,7 +17,9 @@ LOCK, OWNER = ".lock", ".lock.owner"
 
 
 class InUse(UserError):
-    """A folder in which another process works."""
+    """A folder in which another process works. The same command can run when that one has ended."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
 _held: dict[Path, FileLock] = {}  # for the process's whole life, unless released

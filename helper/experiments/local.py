@@ -1,0 +1,188 @@
+"""Runs jobs on this machine, several at once if asked for, each with a share of its GPUs or of its cores.
+
+A signal to stop is passed on once, so that each run saves its state. The same happens when nobody reads the output any
+more. A run that another process works on, such as one that an earlier call has left behind, is waited for.
+"""
+
+import os
+import queue
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from graphlib import TopologicalSorter
+
+from ..files import lock
+from ..files.paths import ROOT
+from .jobs import LAST_LINES, Job, Tally, before
+
+STOP = "stop"
+LOOK_EVERY = 1.0  # seconds between looks at folders in use, and at whether somebody reads
+POSTPONED = lock.InUse.exit_code
+
+
+class Runner:
+    """Starts jobs as processes, at most `at_once`. gpus: those they share, as CUDA_VISIBLE_DEVICES names them; without
+    any, they share the cores."""
+
+    def __init__(self, at_once: int, gpus: Sequence[str] = ()):
+        self.at_once, self.gpus = at_once, list(gpus)
+        self.running: dict[str, subprocess.Popen | None] = {}
+        self.gpu_of: dict[str, str] = {}
+        self.events: queue.SimpleQueue = queue.SimpleQueue()  # (name, exit code, last lines), or STOP
+        self.waiting_for: dict[str, str] = {}
+        self.reader_is_gone = False
+
+    def say(self, text: str) -> None:
+        """Print a line; stop if nobody reads it."""
+        if self.reader_is_gone:
+            return
+        try:
+            print(text, flush=True)
+        except OSError:
+            self.reader_gone()
+
+    def reader_gone(self) -> None:
+        self.reader_is_gone = True
+        self.events.put(STOP)
+
+    def environment(self, job: Job) -> dict[str, str]:
+        """The GPU that the fewest jobs use, and as many threads as each has cores."""
+        environment = dict(os.environ)
+        if self.at_once > 1:
+            environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // self.at_once)))
+        if self.gpus:
+            used = Counter(self.gpu_of.values())
+            self.gpu_of[job.name] = min(self.gpus, key=lambda gpu: used[gpu])
+            environment["CUDA_VISIBLE_DEVICES"] = self.gpu_of[job.name]
+        return environment
+
+    def start(self, job: Job) -> None:
+        self.say(f"\n{job.shell()}")
+        script, *options = job.call()
+        several = self.at_once > 1 and job.folder is not None  # the tables come last and alone
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / script), *options],
+            stdout=subprocess.PIPE if several else None,
+            stderr=subprocess.STDOUT if several else None,
+            text=True,
+            errors="replace",
+            env=self.environment(job),
+            start_new_session=True,  # a terminal's Ctrl-C reaches this process alone, which passes it on
+        )
+        self.running[job.name] = process
+        threading.Thread(target=self.follow, args=(job.name, process), daemon=True).start()
+
+    def follow(self, name: str, process: subprocess.Popen) -> None:
+        """Print a process's lines under its name, and report its end."""
+        last: deque[str] = deque(maxlen=LAST_LINES)
+        with process:
+            for line in process.stdout or ():
+                last.append(line)
+                self.say(f"{name}: {line.rstrip()}")
+        self.events.put((name, process.returncode, last))
+
+    def in_use(self, job: Job) -> bool:
+        """Whether another process works in the job's folder; who it is, is said once."""
+        who = lock.in_use(job.folder) if job.folder is not None else None
+        if who is not None and self.waiting_for.get(job.name) != who:
+            self.say(f"waiting for {who} in {job.folder}")
+            self.waiting_for[job.name] = who
+        return who is not None
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Run the unfinished jobs, the first that is ready first. What needs a job that failed is left out, the rest
+        goes on; after a signal no further one starts.
+
+        Raises:
+            RunStopped: when a job failed. Interrupted: after a signal. BrokenPipeError: when nobody reads any more.
+        """
+        todo = [job for job in jobs if not job.finished]
+        place = {job.name: index for index, job in enumerate(todo)}
+        tally, stopped = Tally(todo, self.at_once), False
+        sorter = TopologicalSorter(before(todo))
+        sorter.prepare()
+        ready: list[Job] = []
+
+        def start_what_can() -> None:
+            while len(self.running) < self.at_once:
+                ready.extend(tally.jobs[name] for name in sorter.get_ready())
+                ready.sort(key=lambda job: place[job.name])
+                job = next((job for job in ready if not tally.can_run(job) or not self.in_use(job)), None)
+                if job is None:
+                    return
+                ready.remove(job)
+                if not tally.can_run(job):
+                    tally.omit(job.name)
+                    sorter.done(job.name)
+                elif job.finished:  # meanwhile, by another process
+                    tally.end(job.name)
+                    sorter.done(job.name)
+                else:
+                    tally.start(job.name)
+                    self.start(job)
+
+        with self.signals():
+            while True:
+                if not stopped:
+                    start_what_can()
+                if not self.running and (stopped or not ready):
+                    break
+                try:
+                    event = self.events.get(timeout=LOOK_EVERY)
+                except queue.Empty:
+                    if not self.reader_is_gone and nobody_reads():
+                        self.reader_gone()
+                    continue
+                if event == STOP:
+                    stopped = True
+                    for process in self.running.values():
+                        if process is not None:
+                            process.send_signal(signal.SIGINT)
+                    continue
+                name, status, lines = event
+                del self.running[name]
+                self.gpu_of.pop(name, None)
+                if status == POSTPONED and not stopped:
+                    tally.since.pop(name)
+                    ready.append(tally.jobs[name])
+                    self.in_use(tally.jobs[name])
+                    continue
+                tally.end(name, status)
+                sorter.done(name)
+                if status and not stopped:
+                    self.say(tally.failure(name, lines))
+                self.say(tally.line())
+        if self.reader_is_gone:
+            raise BrokenPipeError
+        tally.close(stopped)
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """SIGINT, SIGTERM and SIGHUP are events."""
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        for number, handler in handlers.items():
+            # nohup ignores SIGHUP, and so do we. SIGINT is ignored where a shell script starts us with &, and would be
+            # in all that we start; they are stopped by it.
+            if handler is not signal.SIG_IGN or number == signal.SIGINT:
+                signal.signal(number, lambda *_: self.events.put(STOP))
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader has gone."""
+    look = select.poll()
+    look.register(1, 0)
+    return any(event & select.POLLERR for _, event in look.poll(0))
