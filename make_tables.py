@@ -11,6 +11,10 @@ seed; otherwise the differing options are named and no table is written. Rows br
 the same folder.
 """
 
+import helper.cli.early  # noqa: F401
+
+# isort: split
+
 from pathlib import Path
 
 from helper.cli.parser import Parser, run

@@ -8,24 +8,27 @@ is the weight of the method's own term in it (a warm-up of 20 epochs begins with
 after the epoch. Writes results/first_epoch.csv, a row a method and stage, and goes on with it when it is run again.
 """
 
-import argparse
 import csv
 import time
+from argparse import Namespace
 from pathlib import Path
-
-import torch
+from typing import Any
 
 import train_student
 from dataset import TrainLoader
 from distiller_zoo import distiller_dict
-from helper.checkpoint import load_network, write_bytes
+from helper.cli.parser import Parser, read, run
 from helper.data import load_data, num_classes
-from helper.distillation import FirstStage, build_objective
-from helper.loop import Meters, evaluate, make_optimizer, seed_everything, train_steps
-from helper.options import exact_kernels, resolve_training
-from helper.pairs import resolve_weights
-from helper.runs import device_name, git_commit, plain, table, versions
-from models import create_model
+from helper.files.atomic import csv_bytes, write_bytes
+from helper.files.provenance import device_name, git_commit, versions
+from helper.networks import load_network
+from helper.settings import Clouds, Data, Loss, Repetition, Training, plain
+from helper.student.build import build_objective, build_student
+from helper.student.distillation import FirstStage
+from helper.student.weights import resolve
+from helper.training.loop import evaluate, make_optimizer, train_steps
+from helper.training.meters import Meters
+from helper.training.objective import Objective
 
 OUTPUT = Path("results/first_epoch.csv")
 STEPS = 50
@@ -33,39 +36,50 @@ STANDARDIZED = "kd+ls"  # KD with standardised logits
 METHODS = [*distiller_dict, STANDARDIZED]
 
 
-def epoch(objective, loader, args) -> dict:
+def get_args_parser() -> Parser:
+    parser = train_student.get_args_parser()
+    parser.description = __doc__
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS, help="(default: all)")
+    return parser
+
+
+def epoch(objective: Objective, loader: TrainLoader, training: Training) -> dict[str, float]:
     """Train for an epoch; the means of the terms and of the loss over its first and its last steps, and the time."""
-    began = time.perf_counter()
-    optimizer, meters = make_optimizer(objective, args), Meters(list(objective.weights), args.device)
+    began, device = time.perf_counter(), loader.image_set.device
+    optimizer, meters = make_optimizer(objective, training), Meters(list(objective.weights), device)
     found = {}
     for step in train_steps(objective, loader, optimizer, 1, meters):
         if step in (STEPS, len(loader)):
-            meters.check(1)
+            meters.check(1, "this method has no row")
             means = meters.means()
             means["loss"] = objective.total(means)
-            found |= {f"{name}_{'start' if step == STEPS else 'end'}": float(f"{v:.5g}") for name, v in means.items()}
+            place = "start" if step == STEPS else "end"
+            found |= {f"{name}_{place}": float(f"{value:.5g}") for name, value in means.items()}
         if step == len(loader) - STEPS:
-            vars(meters).update(vars(Meters(meters.names, args.device)))
+            vars(meters).update(vars(Meters(meters.names, device)))
     return found | {"seconds": round(time.perf_counter() - began, 1)}
 
 
-def measure(name: str, options: list[str]) -> list[dict]:
+def measure(name: str, args: Namespace) -> list[dict[str, Any]]:
     """The rows of one method."""
-    method = ["--logit_stand"] if name == STANDARDIZED else ["--distill", name]
-    args = train_student.get_args_parser().parse_args([*options, *method])
-    resolve_training(args, args.model_s)
-    seed_everything(args.seed)
-    student = create_model(args.model_s, num_classes(args)).to(args.device, memory_format=torch.channels_last)
-    teacher = load_network(args.path_t, args.model_t, "--model_t", args.device, args.dataset)
-    settings = resolve_weights(args, teacher.arch, args.model_s)
-    train_set, test_set = load_data(args)
-    objective, _ = build_objective(args, settings, student, teacher, train_set)
-    loader = TrainLoader(train_set, args.batch_size, args.seed)
-    stages = {"first": FirstStage(objective, args.beta)} if args.first_epochs else {}
+    method = {"logit_stand": True} if name == STANDARDIZED else {"distill": name}
+    data, repetition = read(args, Data), read(args, Repetition).resolved()
+    student = build_student(args.model_s, num_classes(data.dataset), repetition.seed, data.device)
+    teacher = load_network(args.path_t, args.model_t, "--model_t", data.device, data.dataset)
+    asked = read(args, Loss, **method), read(args, Clouds), data, read(args, Training), repetition
+    settings = resolve(*asked, teacher.arch, args.model_s)
+    loss, training = settings.loss, settings.training
+    train_set, test_set = load_data(data)
+    objective, _ = build_objective(settings, args.path_t, student, teacher, train_set)
+    loader = TrainLoader(train_set, training.batch_size, repetition.seed)
+    stages: dict[str, Objective] = {"main": objective}
+    if loss.first_epochs:
+        stages = {"first": FirstStage(objective), "main": objective}
+    shared = plain(data, training, repetition)
     rows = []
-    for stage, trained in {**stages, "main": objective}.items():
-        terms = epoch(trained, loader, args)
-        accuracy, _ = evaluate(objective.student, test_set, args.amp)
+    for stage, trained in stages.items():
+        terms = epoch(trained, loader, training)
+        accuracy, _ = evaluate(objective.student, test_set, training.amp)
         rows.append(
             {
                 "method": name,
@@ -74,14 +88,16 @@ def measure(name: str, options: list[str]) -> list[dict]:
                 "teacher_acc": teacher.accuracy,
                 "teacher_sha256": teacher.sha256,
                 "student": args.model_s,
-                **{name: getattr(args, name) for name in ("gamma", "alpha", "beta")},
+                "gamma": loss.gamma,
+                "alpha": loss.alpha,
+                "beta": loss.beta,
                 "weight_other": trained.weights.get("other", ""),
-                "weights_source": args.weights_source,
-                "set": " ".join(args.set),
+                "weights_source": loss.weights_source,
+                "set": " ".join(loss.set),
                 "test_acc": accuracy if stage == "main" else "",
                 **terms,
-                **{name: plain(args)[name] for name in ("dataset", "batch_size", "lr", "amp", "seed")},
-                "device": device_name(args.device),
+                **{name: shared[name] for name in ("dataset", "batch_size", "lr", "amp", "seed")},
+                "device": device_name(data.device),
                 **versions(),
                 "commit": git_commit(),
             }
@@ -89,31 +105,18 @@ def measure(name: str, options: list[str]) -> list[dict]:
     return rows
 
 
-def main(args, options: list[str]) -> None:
-    exact_kernels()
+def main(args: Namespace) -> None:
     rows = list(csv.DictReader(OUTPUT.open())) if OUTPUT.exists() else []
-    for key in args.methods:
-        if any(row["method"] == key for row in rows):
+    for name in args.methods:
+        if any(row["method"] == name for row in rows):
             continue
-        new = measure(key, options)
+        new = measure(name, args)
         rows += new
-        write_bytes(OUTPUT, table(rows))
+        write_bytes(OUTPUT, csv_bytes(rows))
         for row in new:
-            print(
-                ", ".join(
-                    f"{name} {row[name]}"
-                    for name in row
-                    if name.endswith(("method", "stage", "_start", "_end", "_acc", "seconds"))
-                ),
-                flush=True,
-            )
+            shown = [key for key in row if key.endswith(("method", "stage", "_start", "_end", "_acc", "seconds"))]
+            print(", ".join(f"{key} {row[key]}" for key in shown), flush=True)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="All other options are those of train_student.py.",
-    )
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    main(*parser.parse_known_args())
+    run(main, get_args_parser)

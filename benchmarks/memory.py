@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.report import write_report
-from helper import checkpoint
+from helper.files import checkpoint
 from models import create_model
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,28 +14,37 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 
 import torch
 
-import train_student
 from benchmarks.report import compare, write_report
 from dataset import ImageSet, TrainLoader, dataset_dict
 from distiller_zoo import distiller_dict
-from helper.distillation import FirstStage, build_objective
-from helper.loop import Meters, make_optimizer, seed_everything, train_steps
-from helper.options import exact_kernels
-from helper.pairs import resolve_weights
-from models import create_model
+from helper.cli.parser import exact_kernels
+from helper.networks import Network
+from helper.settings import Clouds, Data, Loss, Repetition, Training
+from helper.student.build import build_objective, build_student
+from helper.student.distillation import FirstStage
+from helper.student.weights import resolve
+from helper.training.loop import make_optimizer, train_steps
+from helper.training.meters import Meters
 
 PAIR = "resnet32x4", "resnet8x4"
-OPTIONS = SimpleNamespace(lr=0.01, momentum=0.9, weight_decay=5e-4)
 FIRST = " (first stage)"
-VARIANTS = [
-    key + stage
-    for key, method in distiller_dict.items()
-    for stage in [FIRST] * (method.first_epochs > 0) + [""] * (not method.first_only)
-]
+
+
+def variants() -> list[str]:
+    """The keys of the methods; of one with a first stage, that stage too, or alone where it is all of the method."""
+    found = []
+    for key, method in distiller_dict.items():
+        if method.first_epochs:
+            found.append(key + FIRST)
+        if not method.first_only:
+            found.append(key)
+    return found
+
+
+VARIANTS = variants()
 
 
 def random_images(device: torch.device) -> ImageSet:
@@ -48,18 +57,16 @@ def random_images(device: torch.device) -> ImageSet:
 def steps(variant: str, images: ImageSet) -> Iterator[int]:
     """The training of a method; every next() is one step."""
     key = variant.removesuffix(FIRST)
-    options = ["--path_t", "", "--model_s", PAIR[1], "--distill", key, "--device", str(images.device)]
-    args = train_student.get_args_parser().parse_args(options)
-    settings = resolve_weights(args, *PAIR)
-    seed_everything(0)
-    networks = [create_model(name).to(images.device, memory_format=torch.channels_last) for name in PAIR]
-    teacher = SimpleNamespace(model=networks[0].eval().requires_grad_(False))
-    objective, _ = build_objective(args, settings, networks[1], teacher, images)
-    if variant.endswith(FIRST):
-        objective = FirstStage(objective, args.beta)
-    optimizer = make_optimizer(objective, OPTIONS)
-    meters = Meters(list(objective.weights), images.device)
-    return train_steps(objective, TrainLoader(images, args.batch_size, seed=0), optimizer, 1, meters)
+    data, training = Data(device=images.device), Training(lr=0.01)
+    settings = resolve(Loss(distill=key), Clouds(), data, training, Repetition(), *PAIR)
+    model_t, model_s = (build_student(name, 100, 0, images.device) for name in PAIR)
+    model_t.eval().requires_grad_(False)
+    teacher = Network(model_t, PAIR[0], num_classes=100, sha256="", accuracy=None, dataset=None, epoch=None)
+    objective, _ = build_objective(settings, "untrained", model_s, teacher, images)
+    trained = FirstStage(objective) if variant.endswith(FIRST) else objective
+    optimizer = make_optimizer(trained, training)
+    meters = Meters(list(trained.weights), images.device)
+    return train_steps(trained, TrainLoader(images, training.batch_size, seed=0), optimizer, 1, meters)
 
 
 def synchronize(device: torch.device) -> None:
@@ -111,10 +118,11 @@ def main(args) -> None:
         "|---|---|---|---|",
     ]
     for variant in VARIANTS:
-        lines.append(
-            f"| {distiller_dict[variant.removesuffix(FIRST)].name}{FIRST * variant.endswith(FIRST)} "
-            f"| {times.paired(variant, 'kd'):.2f} | {1e3 * times.median(variant):.0f} | {memory[variant]:.0f} |"
-        )
+        name = distiller_dict[variant.removesuffix(FIRST)].name
+        if variant.endswith(FIRST):
+            name += FIRST
+        relative, step = times.paired(variant, "kd"), 1e3 * times.median(variant)
+        lines.append(f"| {name} | {relative:.2f} | {step:.0f} | {memory[variant]:.0f} |")
     write_report(__doc__, lines, args.output, args.device)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from helper.runs import device_name, git_commit, versions
+from helper.files.atomic import write_bytes
+from helper.files.provenance import device_name, git_commit, versions
 
 CPU = torch.device("cpu")
 
@@ -73,5 +74,4 @@ def write_report(title: str, lines: list[str], output: str | None, device: torch
     )
     print(text)
     if output:
-        Path(output).parent.mkdir(parents=True, exist_ok=True)
-        Path(output).write_text(text)
+        write_bytes(Path(output), text.encode(), "--output")

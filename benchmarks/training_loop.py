@@ -15,7 +15,6 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from itertools import cycle
-from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -25,13 +24,16 @@ from torchvision import transforms
 from benchmarks.report import compare, write_report
 from dataset import ImageSet, TrainLoader, dataset_dict
 from distiller_zoo import KD
-from helper.distillation import Distillation
-from helper.loop import Meters, autocast, make_optimizer, train_steps
+from helper.settings import ResolvedLoss, Training
+from helper.student.distillation import Distillation
+from helper.training.loop import make_optimizer, train_steps
+from helper.training.meters import Meters
+from helper.training.objective import Objective, autocast
 from models import create_model, fold_batchnorm
 from ripsnet import ExactTopology, ImageSpec, RipsNet, RipsNetTopology, WassersteinTopology
 
 BATCH = 64
-OPTIONS = SimpleNamespace(lr=0.05, momentum=0.9, weight_decay=5e-4)
+TRAINING = Training().resolved("resnet20")
 SPEC = ImageSpec(dim=0, sigma=0.35, sigma_rule="released", image_range=(0, 0, 1, 15), maximum=100.0)
 
 
@@ -52,9 +54,9 @@ def networks(channels_last: bool = True):
 def full(images: ImageSet, amp: str, topology=None) -> Iterator[int]:
     """The project's loop; every next() is one training step."""
     student, teacher = networks()
-    weights = {"ce": 1.0, "kd": 2.0, "top": 5.0 if topology else 0.0}
-    objective = Distillation(student, fold_batchnorm(teacher), weights, amp, topology=topology, widths=(64, 64))
-    optimizer = make_optimizer(objective, OPTIONS)
+    loss = ResolvedLoss(alpha=2.0, delta=5.0 if topology else 0.0)
+    objective = Distillation(student, fold_batchnorm(teacher), loss, amp=amp, topology=topology, widths=(64, 64))
+    optimizer = make_optimizer(objective, TRAINING)
     loader = TrainLoader(images, BATCH, seed=0, drop_last=True)
     for epoch in range(10**6):
         meters = Meters(list(objective.weights), torch.device("cpu"))
@@ -65,7 +67,7 @@ def bare(images: ImageSet, amp: str) -> Iterator[int]:
     """The computation of `full` alone, on a fixed batch."""
     student, teacher = networks()
     teacher, kd = fold_batchnorm(teacher), KD()
-    optimizer = make_optimizer(SimpleNamespace(parameters=student.parameters), OPTIONS)
+    optimizer = make_optimizer(Objective(student, {"ce": 1.0}), TRAINING)
     batch, labels, _ = next(TrainLoader(images, BATCH, seed=0).epoch(1))
     student.train()
     while True:
@@ -106,7 +108,8 @@ class PlainDataset(Dataset):
 def plain(images: ImageSet) -> Iterator[int]:
     """A plain training loop, in float32."""
     student, teacher = networks(channels_last=False)
-    optimizer = torch.optim.SGD(student.parameters(), OPTIONS.lr, OPTIONS.momentum, weight_decay=OPTIONS.weight_decay)
+    lr, momentum, weight_decay = TRAINING.lr, TRAINING.momentum, TRAINING.weight_decay
+    optimizer = torch.optim.SGD(student.parameters(), lr, momentum, weight_decay=weight_decay)
     data = PlainDataset(images)
     loader = DataLoader(data, BATCH, shuffle=True, num_workers=1, drop_last=True, persistent_workers=True)
     student.train()

@@ -520,6 +520,10 @@ def damaged(path):
         (lambda path: path.write_text(path.read_text().replace("70.0,", "170,")), "best is '170', expected a number"),
         (lambda path: path.write_text(path.read_text().replace("70.0,", "-7,")), "best is '-7', expected a number"),
         (lambda path: path.write_text(path.read_text().replace(",240,", ",,")), "epochs is '', expected a number"),
+        (
+            lambda path: path.write_text(path.read_text().replace(",240,", ",nan,")),
+            "epochs is 'nan', expected a number",
+        ),
         (lambda path: (path.unlink(), path.mkdir()), "not readable as CSV ([Errno 21] Is a directory"),
     ],
 )

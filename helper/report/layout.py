@@ -20,7 +20,7 @@ PACKAGES = r"% \usepackage{booktabs,adjustbox}"
 
 
 @dataclass(frozen=True)
-class Table:
+class TextTable:
     """Cells as text. In `head`, a line break divides a long heading; `notes` are sentences below the table."""
 
     title: str
@@ -29,7 +29,7 @@ class Table:
     notes: list[str]
 
 
-def markdown(table: Table, level: int = 2) -> str:
+def markdown(table: TextTable, level: int = 2) -> str:
     """The table under a heading, its columns padded so that it can be read as text."""
     head, *rows = [[cell.translate(MARKDOWN) for cell in row] for row in (table.head, *table.rows)]
     parts = [max(cell.split("\n"), key=len) for cell in table.head]  # a long heading does not widen its column
@@ -40,11 +40,11 @@ def markdown(table: Table, level: int = 2) -> str:
     return "\n\n".join([f"{'#' * level} {table.title}", "\n".join(f"| {text} |" for text in texts), *notes])
 
 
-def markdown_page(tables: Sequence[Table], level: int = 2) -> str:
+def markdown_page(tables: Sequence[TextTable], level: int = 2) -> str:
     return "\n\n".join(markdown(table, level) for table in tables)
 
 
-def latex(table: Table) -> str:
+def latex(table: TextTable) -> str:
     """The table as a LaTeX float; needs the packages booktabs and adjustbox."""
     head, *rows = [" & ".join(map(latex_cell, row)) + r" \\" for row in (table.head, *table.rows)]
     return "\n".join(
@@ -73,7 +73,7 @@ def latex_cell(text: str) -> str:
     return lines[0] if len(lines) == 1 else r"\shortstack{" + r" \\ ".join(lines) + "}"
 
 
-def latex_page(tables: Sequence[Table]) -> str:
+def latex_page(tables: Sequence[TextTable]) -> str:
     return "\n\n".join([PACKAGES, *map(latex, tables)])
 
 

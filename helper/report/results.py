@@ -30,7 +30,7 @@ TOPOLOGY = {"method", "variant", "delta"}
 
 LATER_COLUMNS = ("variant", "schedule")  # rows of earlier versions have none
 REQUIRED = {"run", "seed", "epochs", "best", "last", *IDENTITY}
-NUMBERS = MEASURED | {"epochs", "delta"}
+NUMBERS = MEASURED | {"delta"}
 PUBLISHED_COLUMNS = ["dataset", "group", "method", "teacher", "student", "top1", "std", "epoch", "source", "note"]
 EPOCHS = {"last": "last epoch", "best": "best test epoch", "unknown": "not stated"}
 
@@ -154,7 +154,7 @@ def read_run(path: Path) -> Row:
     row = rows[0]
     bad = [name for name in sorted(NUMBERS & row.keys()) if row[name] and not is_number(row[name])]
     bad += [name for name in ("best", "last") if not is_accuracy(row[name])]
-    if not row["epochs"]:
+    if not row["epochs"].isdecimal():
         bad.append("epochs")
     if bad:
         raise UserError(f"{path}: {bad[0]} is '{row[bad[0]]}', expected a number; copy the file again or remove it")

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from ..experiments import catalogue
-from .layout import Table
+from .layout import TextTable
 from .results import (
     CONFIDENCE,
     EPOCHS,
@@ -63,7 +63,7 @@ def notes_of(cells: Iterable[str], runs: Iterable[Runs]) -> list[str]:
     return notes
 
 
-def trimmed(table: Table) -> Table:
+def trimmed(table: TextTable) -> TextTable:
     """Without the rows and columns that hold nothing but their name."""
     rows = [row for row in table.rows if set(row[1:]) != {NONE}]
     used = [index for index in range(len(table.head)) if any(row[index] != NONE for row in rows)]
@@ -82,7 +82,7 @@ def with_schedule(title: str, schedule: str) -> str:
 # All that was measured
 
 
-def details(runs: Iterable[Runs], others: Sequence[Runs]) -> Table:
+def details(runs: Iterable[Runs], others: Sequence[Runs]) -> TextTable:
     """All that was measured of one pair with one teacher, or of the networks trained alone on one data set, by one
     schedule.
 
@@ -101,7 +101,7 @@ def details(runs: Iterable[Runs], others: Sequence[Runs]) -> Table:
     head = ["method" if teacher else "network", *(heading for heading, _, _ in DETAILS), "last - control"]
     title = f"{dataset}: {teacher} ({known}) > {student}" if teacher else f"{dataset}: trained alone"
     schedule = runs[0]["schedule"]
-    table = trimmed(Table(with_schedule(title, schedule), head, rows, []))
+    table = trimmed(TextTable(with_schedule(title, schedule), head, rows, []))
     notes = [
         "Test accuracy in percent: of the best epoch (chosen on the test set), of the last, and the mean of the last "
         "ten epochs (or of all, in a shorter run). Mean ± standard deviation (number of runs)."
@@ -115,7 +115,7 @@ def details(runs: Iterable[Runs], others: Sequence[Runs]) -> Table:
     return replace(table, notes=notes + notes_of([row[0] for row in rows], runs))
 
 
-def all_details(runs: Sequence[Runs]) -> list[Table]:
+def all_details(runs: Sequence[Runs]) -> list[TextTable]:
     """A table of all that was measured for each data set, pair, teacher and schedule; networks trained alone by one
     schedule share one."""
 
@@ -142,7 +142,7 @@ def own_columns(pairs: Iterable[Pair], runs: Sequence[Runs]) -> dict[Pair, list[
     return columns
 
 
-def laid_out(title: str, columns: Sequence[Column], published: Sequence[Row], notes: list[str]) -> Table:
+def laid_out(title: str, columns: Sequence[Column], published: Sequence[Row], notes: list[str]) -> TextTable:
     """A table of the columns; methods in the order of the published ones, variants after theirs."""
     order = list(dict.fromkeys(row["method"] for row in published))
 
@@ -156,7 +156,7 @@ def laid_out(title: str, columns: Sequence[Column], published: Sequence[Row], no
 
     labels = sorted({label for _, cells in columns for label in cells}, key=rank)
     rows = [[str(label), *(cells.get(label, NONE) for _, cells in columns)] for label in labels]
-    return Table(title, ["method", *(heading for heading, _ in columns)], rows, notes)
+    return TextTable(title, ["method", *(heading for heading, _ in columns)], rows, notes)
 
 
 def published_cells(rows: Sequence[Row], sources: Sequence[str]) -> dict[Label, str]:
@@ -180,7 +180,7 @@ def title_of(published: Sequence[Row], what: str) -> str:
     return f"{published[0]['dataset']}, {published[0]['group']} pairs: {what}"
 
 
-def comparison(published: Sequence[Row], runs: Sequence[Runs], column: str = "last") -> Table:
+def comparison(published: Sequence[Row], runs: Sequence[Runs], column: str = "last") -> TextTable:
     """Methods against pairs, each pair with our cells and then the published ones.
 
     published: the rows of one published table, which give the pairs, the methods and their order. column: last or best.
@@ -217,7 +217,7 @@ def comparison(published: Sequence[Row], runs: Sequence[Runs], column: str = "la
     return laid_out(title_of(published, f"top-1, ours of the {EPOCHS[column]}"), columns, published, notes)
 
 
-def gains(published: Sequence[Row], runs: Sequence[Runs]) -> Table:
+def gains(published: Sequence[Row], runs: Sequence[Runs]) -> TextTable:
     """What the topology term adds: differences to the control, for the pairs of one published table."""
     columns: list[Column] = []
     used: list[Runs] = []
@@ -236,7 +236,7 @@ def gains(published: Sequence[Row], runs: Sequence[Runs]) -> Table:
     return laid_out(title, columns, published, notes)
 
 
-def comparisons(published: Sequence[Row], runs: Sequence[Runs]) -> list[Table]:
+def comparisons(published: Sequence[Row], runs: Sequence[Runs]) -> list[TextTable]:
     """Of each published table: last epochs, and where there are runs what topology adds to them, and best epochs."""
     tables = []
     for rows in grouped(published, lambda row: (row["dataset"], row["group"])).values():
@@ -250,7 +250,7 @@ def comparisons(published: Sequence[Row], runs: Sequence[Runs]) -> list[Table]:
     return tables
 
 
-def brief(published: Sequence[Row], runs: Sequence[Runs], dataset: str) -> list[Table]:
+def brief(published: Sequence[Row], runs: Sequence[Runs], dataset: str) -> list[TextTable]:
     """All that was measured of one data set's pairs of which nothing is published; then the last epochs of its
     published tables, methods at their own settings, with cells that no run has filled yet."""
     known = by_pair(published)
@@ -277,7 +277,7 @@ def grid(
     columns: Mapping[str, Mapping[str, Runs]],
     control: str | None = None,
     column: str = "last",
-) -> Table:
+) -> TextTable:
     """A table with a row for each arm: mean ± standard deviation (number of runs) in each column, and beside it the
     difference to the arm named `control`, paired by seed.
 
@@ -299,13 +299,13 @@ def grid(
     if control is not None:
         notes.append(f"Columns '- {control}': mean difference, {PAIRED}.")
     used = [runs for by_arm in columns.values() for arm, runs in by_arm.items() if arm in arms]
-    return Table(title, head, rows, notes + notes_of([cell for row in rows for cell in row[1:]], used))
+    return TextTable(title, head, rows, notes + notes_of([cell for row in rows for cell in row[1:]], used))
 
 
-def ablations(runs: Sequence[Runs]) -> list[Table]:
+def ablations(runs: Sequence[Runs]) -> list[TextTable]:
     """The ablations of helper/experiments/catalogue.py, a table for each schedule of which two arms or more have
     finished: one alone may be the method's own run."""
-    schedules = sorted({(each["schedule"], int(float(each["epochs"]))) for each in runs if each["teacher"]})
+    schedules = sorted({(each["schedule"], int(each["epochs"])) for each in runs if each["teacher"]})
     tables = []
     for name, published in catalogue.TABLES.items():
         if not name.startswith("ablation_"):
@@ -324,8 +324,8 @@ def arms_of(table: catalogue.Table, runs: Sequence[Runs]) -> dict[str, dict[str,
     """The runs of a table's arms, those of equal method and variant, by column (a pair with one teacher) and arm."""
     columns = {}
     for row in table.rows:
-        teacher, student = catalogue.names_of(row)
-        pair = catalogue.data_of(table), teacher, student
+        teacher, student = catalogue.networks(row)
+        pair = table.dataset, teacher, student
         for heading, trained in own_columns([pair], runs)[pair]:
             own = {(each["method"], each["variant"]): each for each in trained}
             keys = {arm.name: (arm.method, catalogue.arm_variant(table, row, arm)) for arm in table.arms}
