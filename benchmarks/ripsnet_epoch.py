@@ -15,16 +15,18 @@ import numpy as np
 import torch
 
 from benchmarks.report import compare, write_report
-from helper.clouds import CloudSet
-from helper.options import exact_kernels
-from helper.ripsnet_fit import CloudData, TrainStep, train_epoch
+from helper.cli.parser import exact_kernels
+from helper.clouds.fitting import CloudData, TrainStep, train_epoch
+from helper.clouds.store import CloudSet, Origin, claim
 from ripsnet import RipsNet
 
 BATCH, POINTS, WIDTH = 64, 64, 64
 
 
-def make_files(folder: str, count: int) -> CloudSet:
-    files, rng = CloudSet(Path(folder), count), np.random.default_rng(0)
+def make_files(folder: Path, count: int) -> CloudSet:
+    origin = Origin("", "", "", -1, POINTS, WIDTH, "eval", "released", 0, "float16")
+    claim(folder, origin)
+    files, rng = CloudSet(folder, count, origin, pixels=400), np.random.default_rng(0)
     for chunk in files.chunks:
         start, stop = files.span(chunk)
         files.write("clouds", chunk, rng.random((stop - start, POINTS, WIDTH)).astype(np.float16))
@@ -65,7 +67,7 @@ def main(args) -> None:
         return measure
 
     with tempfile.TemporaryDirectory() as folder:
-        files = make_files(folder, args.clouds)
+        files = make_files(Path(folder), args.clouds)
         in_memory, mapped = (CloudData(files, 0, 0, args.clouds, device, on_device) for on_device in (True, False))
         variants = {
             "bare step": bare(in_memory),

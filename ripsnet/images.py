@@ -18,11 +18,7 @@ bars of length zero.
 """
 
 import dataclasses
-import json
 import math
-import os
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -87,8 +83,8 @@ class ImageSpec:
                 "image_range": tuple(float(bound) for bound in self.image_range),
                 "resolution": tuple(int(count) for count in self.resolution),
             }
-        except TypeError as error:
-            raise ValueError(f"image spec: a number is missing or of the wrong type ({error})") from None
+        except (TypeError, OverflowError) as error:
+            raise ValueError(f"image spec: a number is missing, of the wrong type or too large ({error})") from None
         for name, value in plain.items():  # JSON knows lists and no NumPy scalars
             object.__setattr__(self, name, value)
         if self.dim not in (0, 1):
@@ -113,7 +109,7 @@ class ImageSpec:
         """The spec as a plain dict that JSON can hold."""
         fields = dataclasses.asdict(self)
         if self.range_rule == "all":
-            del fields["range_rule"]  # the usual rule goes without saying, in a file too
+            del fields["range_rule"]  # the default is omitted, in a file too
         return fields | {"image_range": list(self.image_range), "resolution": list(self.resolution)}
 
     @classmethod
@@ -130,39 +126,6 @@ class ImageSpec:
         if unknown or missing:
             raise ValueError(f"image spec: unknown keys: {unknown or 'none'}; missing keys: {missing or 'none'}")
         return cls(**fields)
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Write the spec to a JSON file, whole or not at all; makes the folder."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(self.to_dict(), file, indent=2)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "ImageSpec":
-        """Read a spec that `save` wrote.
-
-        Raises:
-            ValueError: naming the file, when it holds no valid spec.
-            OSError: when there is no such file.
-        """
-        try:
-            fields = json.loads(Path(path).read_text(encoding="utf-8"))
-            if not isinstance(fields, dict):
-                raise ValueError("image spec: not a JSON object")
-            return cls.from_dict(fields)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
 
     @property
     def pixels(self) -> int:

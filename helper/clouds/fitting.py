@@ -1,39 +1,59 @@
 """Fitting a RipsNet to clouds and images: the data, the step, and early stopping (TopKD's settings, RipsNet's loss)."""
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from ripsnet import RipsNet
 
-from .clouds import CloudSet
-from .loop import StopRequest
-from .options import Interrupted, RunStopped
-from .runs import Run
+from ..errors import Interrupted, RunStopped, UserError
+from ..files import checkpoint
+from ..files.run import Run
+from ..settings import Fit
+from ..training.interrupts import StopRequest
+from ..training.progress import Bar, Progress
+from .store import CloudSet
 
 MIN_DELTA = 1e-10  # a smaller gain does not reset the patience (as published)
 SAVE_EVERY = 20.0  # seconds; epochs may be much shorter
 VALIDATION_BATCH = 1024
+# What a checkpoint of a fit holds.
+FIELDS: checkpoint.Fields = {
+    "model": dict,
+    "optimizer": dict,
+    "history": list,
+    "best": (int, float),
+    "best_model": dict,
+    "waited": int,
+}
 
 
 class CloudData:
     """Clouds start to stop - 1 of a set and their images: whole on the device, or read from memory-mapped chunks.
 
     `batch(index)` gives the same tensors either way: clouds float32 (B, n, d), images float32 (B, 400), on the device.
+
+    Raises:
+        UserError: for a chunk that is missing, damaged, of another set, or not finite.
     """
 
     def __init__(self, files: CloudSet, dim: int, start: int, stop: int, device: torch.device, on_device: bool):
+        if not 0 <= start < stop <= files.num_clouds:
+            raise ValueError(f"clouds {start} to {stop} of a set of {files.num_clouds}")
         self.start, self.stop, self.device, self.on_device = start, stop, device, on_device
         self.chunk_size = files.span(0)[1]
+        self.first_chunk = start // self.chunk_size
+        chunks = range(self.first_chunk, -(-stop // self.chunk_size))
         kinds = ("clouds", f"images_dim{dim}")
         # plain views of the memory maps, which cost less to index
-        self.arrays = [[np.asarray(files.read(kind, chunk, mmap=True)) for chunk in files.chunks] for kind in kinds]
+        self.arrays = [[np.asarray(files.verified(kind, chunk)) for chunk in chunks] for kind in kinds]
         if on_device:
             self.tensors = [self._load(chunks) for chunks in self.arrays]
 
@@ -42,25 +62,26 @@ class CloudData:
 
     @staticmethod
     def bytes_needed(files: CloudSet, dim: int) -> int:
-        return (
-            sum(files.read(kind, 0, mmap=True)[0].nbytes for kind in ("clouds", f"images_dim{dim}")) * files.num_clouds
-        )
+        a_cloud = sum(files.read(kind, 0, mmap=True)[0].nbytes for kind in ("clouds", f"images_dim{dim}"))
+        return a_cloud * files.num_clouds
 
     def _load(self, chunks: list[np.ndarray]) -> Tensor:
         first = torch.from_numpy(np.array(chunks[0][:1]))
         whole = torch.empty(len(self), *first.shape[1:], dtype=first.dtype, device=self.device)
-        for number, chunk in enumerate(chunks):
+        filled = 0
+        for number, chunk in enumerate(chunks, self.first_chunk):
             begin = number * self.chunk_size
-            low, high = max(self.start, begin), min(self.stop, begin + len(chunk))
-            if low < high:
-                whole[low - self.start : high - self.start] = torch.from_numpy(
-                    np.array(chunk[low - begin : high - begin])
-                )
+            part = chunk[max(self.start - begin, 0) : self.stop - begin]
+            whole[filled : filled + len(part)] = torch.from_numpy(np.array(part))
+            filled += len(part)
+        if filled != len(self):
+            raise UserError(f"found {filled} of the clouds {self.start} to {self.stop}; run generate_PCD_PI.py again")
         return whole
 
     def _read(self, chunks: list[np.ndarray], index: Tensor) -> Tensor:
         places = [divmod(self.start + number, self.chunk_size) for number in index.tolist()]
-        return torch.from_numpy(np.stack([chunks[chunk][row] for chunk, row in places])).to(self.device)
+        rows = [chunks[chunk - self.first_chunk][row] for chunk, row in places]
+        return torch.from_numpy(np.stack(rows)).to(self.device)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """index: int64 (B,), from 0 to len(self) - 1; on the device if the data is there, on the CPU otherwise."""
@@ -163,70 +184,109 @@ def mean_squared_error(network: RipsNet, data: CloudData) -> float:
     return sum(F.mse_loss(found, exact) * len(exact) for found, exact in predict(network, data)).item() / len(data)
 
 
-def fit_ripsnet(network: RipsNet, train: CloudData, validation: CloudData, run: Run, args) -> list[dict]:
-    """Train until the validation loss has not improved for args.patience epochs, or for args.epochs; leaves the best
-    weights in `network` and returns the log, a dict an epoch. Saves every few seconds, and when interrupted."""
-    step = TrainStep(network, args.lr, args.batch_clouds)
-    history, best, best_weights, waited = [], float("inf"), None, 0
-    if (state := run.start()) is not None:
-        network.load_state_dict(state["model"])
-        for group in state["optimizer"]["param_groups"]:
-            group["capturable"] = step.on_cuda  # the run may have begun on another device; decides where counters go
-        step.optimizer.load_state_dict(state["optimizer"])
-        history, best, best_weights, waited = (state[key] for key in ("history", "best", "best_model", "waited"))
-        run.write_log(history)
-        print(f"{run.name}: {len(history)} epochs are done", flush=True)
+class Fitting:
+    """One fit: the network and its optimizer, how far it is, the best weights so far, and the run folder that keeps
+    them."""
 
-    def save():
-        run.save(
+    def __init__(self, network: RipsNet, train: CloudData, validation: CloudData, run: Run, fit: Fit):
+        self.network, self.train, self.validation, self.run, self.fit = network, train, validation, run, fit
+        self.step = TrainStep(network, fit.lr, fit.batch_clouds)
+        self.progress = Progress()
+        self.best, self.best_model, self.waited = math.inf, network.state_dict(), 0
+        self.saved_at, self.saved_epoch = time.perf_counter(), 1
+
+    @property
+    def ended(self) -> bool:
+        return self.progress.epoch > self.fit.epochs or self.waited >= self.fit.patience
+
+    def resume(self) -> None:
+        """Lock the run's folder, and continue from its checkpoint if there is one."""
+        state = self.run.start(FIELDS)
+        if state is None:
+            return
+        done = len(state["history"])
+        if done > self.fit.epochs:
+            raise UserError(
+                f"--epochs: found {self.fit.epochs}, but {done} epochs of {self.run.folder} are done; give at least "
+                "these, or remove the folder"
+            )
+        try:
+            self.network.load_state_dict(state["model"])
+            for group in state["optimizer"]["param_groups"]:
+                group["capturable"] = self.step.on_cuda  # the run may have begun on another device; decides where
+            self.step.optimizer.load_state_dict(state["optimizer"])  # counters go
+            self.progress.load_state_dict(state)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"{self.run.folder}: its checkpoint does not fit this run ({reason}); give the old options, or remove "
+                "the folder"
+            ) from None
+        self.best, self.best_model, self.waited = state["best"], state["best_model"], state["waited"]
+        self.saved_epoch = self.progress.epoch
+        self.run.write_log(self.progress.history)
+        print(f"{self.run.name}: {done} epochs are done", flush=True)
+
+    def train_one_epoch(self) -> None:
+        """Train, validate, and add the epoch to the log."""
+        progress, epoch = self.progress, self.progress.epoch
+        began = time.perf_counter()
+        order = self.train.order(self.fit.seed, epoch)
+        loss = train_epoch(self.step, self.train, order, self.fit.batch_clouds).item()
+        value = mean_squared_error(self.network, self.validation)
+        if not math.isfinite(loss + value):
+            raise RunStopped(
+                f"the loss became non-finite in epoch {epoch} (train {loss:g}, validation {value:g}); lower --lr"
+            )
+        self.waited += 1
+        if value < self.best - MIN_DELTA:
+            self.best, self.waited = value, 0
+            self.best_model = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        row = {"epoch": epoch, "train_mse": loss, "val_mse": value, "best_val_mse": self.best}
+        progress.history.append({**row, "seconds": round(time.perf_counter() - began, 3)})
+        progress.next_epoch()
+
+    def save(self) -> None:
+        """Save, unless nothing has changed since."""
+        if self.saved_epoch == self.progress.epoch:
+            return
+        self.run.save(
             {
-                "model": network.state_dict(),
-                "optimizer": step.optimizer.state_dict(),
-                "history": history,
-                "best": best,
-                "best_model": best_weights,
-                "waited": waited,
-                "epoch": len(history) + 1,
+                "model": self.network.state_dict(),
+                "optimizer": self.step.optimizer.state_dict(),
+                "best": self.best,
+                "best_model": self.best_model,
+                "waited": self.waited,
+                **self.progress.state_dict(),
             }
         )
-        run.write_log(history)
+        self.run.write_log(self.progress.history)
+        self.saved_at, self.saved_epoch = time.perf_counter(), self.progress.epoch
 
-    saved, done = time.perf_counter(), len(history)
+
+def fit_ripsnet(network: RipsNet, train: CloudData, validation: CloudData, run: Run, fit: Fit) -> list[dict[str, Any]]:
+    """Train until the validation loss has not improved for fit.patience epochs, or for fit.epochs; leaves the best
+    weights in `network` and returns the log, a dict an epoch. Saves every few seconds, and when interrupted.
+
+    Raises:
+        RunStopped: when a loss becomes non-finite, or the disk is full. Interrupted: after a signal.
+    """
+    fitting = Fitting(network, train, validation, run, fit)
+    fitting.resume()
+    done = len(fitting.progress.history)
     with (
         StopRequest() as stop,
-        tqdm(total=args.epochs, initial=len(history), desc=run.name, unit="epoch", disable=None) as bar,
+        Bar(run.name, fit.epochs, "epoch", initial=done, per_unit=len(train), thing="clouds") as bar,
     ):
-        while len(history) < args.epochs and waited < args.patience:
-            began = time.perf_counter()
-            loss = train_epoch(step, train, train.order(args.seed, len(history) + 1), args.batch_clouds).item()
-            value = mean_squared_error(network, validation)
-            if not np.isfinite(loss + value):
-                raise RunStopped(
-                    f"the loss became non-finite in epoch {len(history) + 1} (train {loss:g}, validation "
-                    f"{value:g}); lower --lr"
-                )
-            waited += 1
-            if value < best - MIN_DELTA:
-                best, waited = value, 0
-                best_weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-            history.append(
-                {
-                    "epoch": len(history) + 1,
-                    "train_mse": loss,
-                    "val_mse": value,
-                    "best_val_mse": best,
-                    "seconds": round(time.perf_counter() - began, 3),
-                }
-            )
+        while not fitting.ended:
+            fitting.train_one_epoch()
             bar.update()
-            bar.set_postfix(val_mse=f"{value:.3g}", best=f"{best:.3g}")
+            bar.show(val_mse=f"{fitting.progress.history[-1]['val_mse']:.3g}", best=f"{fitting.best:.3g}")
             if stop.requested:
-                save()
-                raise Interrupted(f"stopped after epoch {len(history)}; continue with --resume")
-            if time.perf_counter() - saved > SAVE_EVERY:
-                save()
-                saved, done = time.perf_counter(), len(history)
-    if len(history) > done:
-        save()
-    network.load_state_dict(best_weights)
-    return history
+                fitting.save()
+                raise Interrupted(f"stopped after epoch {fitting.progress.epoch - 1}; continue with --resume")
+            if time.perf_counter() - fitting.saved_at > SAVE_EVERY:
+                fitting.save()
+    fitting.save()
+    network.load_state_dict(fitting.best_model)
+    return fitting.progress.history

@@ -1,89 +1,294 @@
-"""Point clouds, diagrams and images on disk, in chunks, and the embedding of images that makes the clouds.
+"""Point clouds, their diagrams and images on disk, in chunks that prove what they are.
 
-Every chunk is a .npy file of at most CHUNK clouds, written whole or not at all, and follows from the options alone:
-what a killed run has written is kept, what is missing is computed, and memory does not grow with the number of clouds.
+A set is a folder with `clouds.json`, the origin of its clouds, and a folder for each kind of chunk. A chunk is a .npy
+file of at most CHUNK clouds, written whole or not at all, and follows from the options alone: what a killed run has
+written is kept, what is missing is computed, and memory does not grow with the number of clouds. Chunks beyond the
+number of clouds stay, for a larger set.
+
+Beside the chunks of a kind, `checksums.txt` lists their SHA-256 and that of clouds.json, as `sha256sum` does. A chunk
+is listed before it is written: one that is not listed, or otherwise, is none of this set. A folder from before there
+were checksums has no list; its chunks are taken for what clouds.json says, and listed when stage 2 runs there again.
+
+What says that the set is complete, quality and spec, is withdrawn before the first of its chunks is written.
 """
 
-import copy
-from collections.abc import Iterator
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dataset import TrainLoader
-from models import feature_shapes, fold_batchnorm
-from ripsnet import dim0_images, dim1_images
+from ripsnet import ImageSpec, dim0_images, dim1_images
 
-from .checkpoint import Network, read_json, write_array, write_json
-from .options import UserError
+from ..errors import UserError
+from ..files import lock
+from ..files.atomic import npy, read_json, write_bytes, write_json
+from ..files.checkpoint import check_fields
+from ..files.paths import quality_file, spec_file
 
 CHUNK = 512  # clouds a file
-IMAGES_A_FORWARD = {"cpu": 256, "cuda": 1024}  # on a CPU, what its caches hold
+MOST_CLOUDS = 2**31 - 1
+CLAIM, CHECKSUMS = "clouds.json", "checksums.txt"
+KINDS = ("clouds", "diagrams_dim0", "diagrams_dim1", "images_dim0", "images_dim1")
+LISTED = re.compile(r"([0-9a-f]{64})  (\S+)")
+
+Diagrams = Tensor | Sequence[np.ndarray]
 
 
-def read_layer(features: list[Tensor], logits: Tensor, layer: int) -> Tensor:
-    """The tensor a layer index means: 0 the logits, -1 the pooled vector, -2 the last stage's output, and so on."""
-    return logits if layer == 0 else features[layer]
+@dataclass(frozen=True)
+class Origin:
+    """What all clouds of a folder have in common; the fields are those of an ImageSpec."""
+
+    teacher_sha256: str
+    teacher_arch: str
+    dataset: str
+    layer: int
+    points: int
+    cloud_width: int
+    pcd_bn: str
+    sigma_rule: str
+    seed: int
+    cloud_dtype: str
 
 
-def as_cloud(feature: Tensor) -> Tensor:
-    """A batch's feature as a point cloud (n, d) in float32; a map (n, d, H, W) is average-pooled to 1 x 1 first."""
-    return feature.float().mean(dim=(2, 3)) if feature.ndim == 4 else feature.float()
+ORIGIN_FIELDS = {field.name: field.type for field in fields(Origin)}
+
+
+def read_origin(folder: Path) -> Origin:
+    """The origin that a folder's clouds.json names."""
+    path, advice = folder / CLAIM, f"remove {folder}, and run generate_PCD_PI.py again"
+    content = read_json(path, advice)
+    try:
+        check_fields(content, ORIGIN_FIELDS, path, "the origin of a set of clouds")
+    except UserError as error:
+        raise UserError(f"{error}; {advice}") from None
+    return Origin(**{name: content[name] for name in ORIGIN_FIELDS})
+
+
+def is_claimed(folder: Path, origin: Origin) -> bool:
+    """Whether a folder is that of clouds of an origin; False if it holds none. UserError if they are others."""
+    if not (folder / CLAIM).is_file():
+        unknown = [kind for kind in KINDS if any((folder / kind).glob("*.npy"))]
+        if unknown:
+            raise UserError(
+                f"{folder}: holds {', '.join(unknown)}, but no {CLAIM} that says of which teacher and options they "
+                "are; remove these folders, and run generate_PCD_PI.py again"
+            )
+        return False
+    found = read_origin(folder)
+    if found != origin:
+        pairs = [(name, getattr(found, name), getattr(origin, name)) for name in ORIGIN_FIELDS]
+        what = ", ".join(f"{name} was {old}, now {new}" for name, old, new in pairs if old != new)
+        raise UserError(f"{folder}: holds clouds of another origin ({what}); give the old options or remove the folder")
+    return True
+
+
+def claim(folder: Path, origin: Origin) -> None:
+    """Make a folder that of clouds of an origin, and list chunks that are there without checksums.
+
+    The folder must be locked. UserError if it holds clouds of another origin, or of none that is known.
+    """
+    if not is_claimed(folder, origin):
+        write_json(folder / CLAIM, asdict(origin))
+    for kind in KINDS:
+        chunks = sorted((folder / kind).glob("*.npy"))
+        if chunks and not (folder / kind / CHECKSUMS).is_file():
+            print(f"{folder / kind}: its chunks have no checksums, and are taken for what {CLAIM} says", flush=True)
+            _write_checksums(folder, kind, {path.name: _sha256(path.read_bytes()) for path in chunks})
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder of clouds for a while; without one there is nothing to hold. InUse if stage 2 works there."""
+    if folder.is_dir():
+        lock.hold(folder)
+    try:
+        yield
+    finally:
+        lock.release(folder)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _claim_sum(folder: Path) -> str:
+    try:
+        return _sha256((folder / CLAIM).read_bytes())
+    except OSError as error:
+        raise UserError(f"{folder / CLAIM}: not readable ({error.strerror}); remove {folder}") from None
+
+
+def _write_checksums(folder: Path, kind: str, sums: dict[str, str]) -> None:
+    listed = {f"../{CLAIM}": _claim_sum(folder), **dict(sorted(sums.items()))}
+    write_bytes(folder / kind / CHECKSUMS, "".join(f"{found}  {name}\n" for name, found in listed.items()).encode())
+
+
+def _read_checksums(folder: Path, kind: str) -> dict[str, str] | None:
+    """The SHA-256 of a kind's chunks by their names; None where there is no list."""
+    path = folder / kind / CHECKSUMS
+    if not path.is_file():
+        return None
+    lines = path.read_bytes().decode(errors="replace").splitlines()
+    matches = [LISTED.fullmatch(line) for line in lines]
+    sums = {match[2]: match[1] for match in matches if match}
+    if len(sums) < len(lines) or sums.pop(f"../{CLAIM}", None) != _claim_sum(folder):
+        raise UserError(
+            f"{path}: not of the clouds that {folder / CLAIM} names, or damaged; remove {path.parent}, and run "
+            "generate_PCD_PI.py again"
+        )
+    return sums
 
 
 class CloudSet:
-    """The folder of one set of clouds. `kind` is clouds, diagrams_dim0, diagrams_dim1, images_dim0 or images_dim1."""
+    """A set of clouds in its folder. `kind` is clouds, diagrams_dim0, diagrams_dim1, images_dim0 or images_dim1.
 
-    def __init__(self, folder: Path, num_clouds: int):
-        self.folder, self.num_clouds = folder, num_clouds
+    pixels: of an image. The folder must have been claimed before anything is written.
+    """
+
+    def __init__(self, folder: Path, num_clouds: int, origin: Origin, pixels: int):
+        self.folder, self.num_clouds, self.origin, self.pixels = folder, num_clouds, origin, pixels
         self.chunks = range(-(-num_clouds // CHUNK))
+        self._sums: dict[str, dict[str, str] | None] = {}
+
+    @classmethod
+    def of(cls, folder: Path, spec: ImageSpec) -> "CloudSet":
+        """The set behind an image spec of stage 2. UserError if the folder holds clouds of another origin."""
+        path = spec_file(folder, spec.dim)
+        content = check_fields(spec.to_dict(), {**ORIGIN_FIELDS, "num_clouds": int}, path, "a spec of stage 2")
+        if not 1 <= spec.num_clouds <= MOST_CLOUDS:
+            raise UserError(f"{path}: 'num_clouds' is {spec.num_clouds}, expected 1 to {MOST_CLOUDS}")
+        origin = Origin(**{name: content[name] for name in ORIGIN_FIELDS})
+        is_claimed(folder, origin)
+        return cls(folder, spec.num_clouds, origin, spec.pixels)
 
     def span(self, chunk: int) -> tuple[int, int]:
         """First cloud of a chunk, and the one after its last."""
         return chunk * CHUNK, min((chunk + 1) * CHUNK, self.num_clouds)
 
+    def count(self, chunks: Sequence[int]) -> int:
+        """Clouds in some chunks."""
+        return sum(stop - start for start, stop in map(self.span, chunks))
+
     def path(self, kind: str, chunk: int) -> Path:
         return self.folder / kind / f"{chunk:05d}.npy"
 
-    def done(self, kind: str, chunk: int) -> bool:
-        """Whether the chunk's file is there, whole, and holds as many clouds as it should."""
-        try:
-            array = self.read(kind, chunk, mmap=True)
-        except UserError:
-            return False
-        start, stop = self.span(chunk)
-        if kind == "diagrams_dim1":  # ragged; its first row says how many clouds there are
-            return array.shape[1:] == (3,) and array[0, 0] == stop - start
-        return len(array) == stop - start
-
     def read(self, kind: str, chunk: int, mmap: bool = False) -> np.ndarray:
+        """A chunk. UserError if it is missing, or has not the shape and type that it should have."""
         path = self.path(kind, chunk)
         try:
-            return np.load(path, mmap_mode="r" if mmap else None)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(
-                f"{path}: missing or damaged ({error}); make it with generate_PCD_PI.py (the same options, "
-                f"--num_clouds {self.num_clouds})"
-            ) from None
+            array = np.lib.format.open_memmap(path, mode="r")
+        except Exception as error:  # NumPy raises many kinds for a header that is damaged
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{path}: missing or damaged ({reason}); {self._advice}") from None
+        if wrong := self._wrong(kind, chunk, array):
+            raise UserError(f"{path}: {wrong}; {self._advice}")
+        return array if mmap else np.array(array)
+
+    def verified(self, kind: str, chunk: int) -> np.ndarray:
+        """A chunk, memory-mapped, of which every byte has been looked at. UserError if it is none of this set, or
+        holds values that are not finite."""
+        array, path, sums = self.read(kind, chunk, mmap=True), self.path(kind, chunk), self._checksums(kind)
+        if sums is not None and sums.get(path.name) != _sha256(path.read_bytes()):
+            raise UserError(f"{path}: not the chunk that {path.with_name(CHECKSUMS)} lists; {self._advice}")
+        if not _all_finite(array):
+            raise UserError(f"{path}: holds values that are not finite (nan or inf); {self._advice}")
+        return array
+
+    def done(self, kind: str, chunk: int) -> bool:
+        """Whether a chunk is there, whole, and of this set."""
+        try:
+            self.verified(kind, chunk)
+        except UserError:
+            return False
+        return True
+
+    @property
+    def _advice(self) -> str:
+        return f"make it with generate_PCD_PI.py (the same options, --num_clouds {self.num_clouds})"
+
+    def _wrong(self, kind: str, chunk: int, array: np.ndarray) -> str | None:
+        """What is wrong with the shape and type of a chunk, if anything is."""
+        start, stop = self.span(chunk)
+        if kind == "diagrams_dim1":
+            return _wrong_bars(array, stop - start)
+        if kind == "clouds":
+            shape, dtype = (self.origin.points, self.origin.cloud_width), self.origin.cloud_dtype
+        elif kind == "diagrams_dim0":
+            shape, dtype = (self.origin.points - 1,), "float32"
+        else:
+            shape, dtype = (self.pixels,), "float32"
+        shape = (stop - start, *shape)
+        if (array.shape, str(array.dtype)) == (shape, dtype):
+            return None
+        return f"holds {array.dtype} {array.shape}, expected {dtype} {shape}"
+
+    def _checksums(self, kind: str) -> dict[str, str] | None:
+        if kind not in self._sums:
+            self._sums[kind] = _read_checksums(self.folder, kind)
+        return self._sums[kind]
 
     def write(self, kind: str, chunk: int, array: np.ndarray) -> None:
-        write_array(self.path(kind, chunk), array)
+        """List a chunk and write it, after what says that the set is complete has been withdrawn.
+
+        InUse if a RipsNet is being fitted to what would be changed.
+        """
+        path, data = self.path(kind, chunk), npy(array)
+        if path.exists():
+            self._refuse_in_use()
+        self._withdraw(kind)
+        sums = self._checksums(kind) or {}
+        sums[path.name] = _sha256(data)
+        self._sums[kind] = sums
+        _write_checksums(self.folder, kind, sums)
+        write_bytes(path, data)
 
     def remove(self, kind: str) -> None:
-        for path in (self.folder / kind).glob("*.npy"):
+        """Remove all chunks of a kind. InUse if a RipsNet is being fitted to them."""
+        paths = sorted((self.folder / kind).glob("*.npy"))
+        if paths:
+            self._refuse_in_use()
+        self._withdraw(kind)
+        for path in [*paths, self.folder / kind / CHECKSUMS]:  # the list last: chunks without one are of an old folder
+            path.unlink(missing_ok=True)
+        self._sums[kind] = None
+
+    def _withdraw(self, kind: str) -> None:
+        """Remove what says that the images of a dimension are complete; and their spec, unless it stays true because
+        only images change."""
+        dims = (0, 1) if kind == "clouds" else (int(kind[-1]),)
+        paths = [quality_file(self.folder, dim) for dim in dims]
+        if not kind.startswith("images"):
+            paths += [spec_file(self.folder, dim) for dim in dims]
+        paths = [path for path in paths if path.exists()]
+        if paths:
+            self._refuse_in_use()
+        for path in paths:
             path.unlink()
 
-    def write_diagrams(self, dim: int, chunk: int, diagrams) -> None:
-        """Dimension 0: (N, n-1) death times. Dimension 1: a list of (k, 2), stored as rows (cloud, birth, death)."""
-        if dim == 1:
-            rows = [np.column_stack([np.full(len(bars), i), bars]) for i, bars in enumerate(diagrams)]
-            diagrams = np.concatenate([[[len(diagrams), 0, 0]], *rows])
-        self.write(f"diagrams_dim{dim}", chunk, diagrams)
+    def _refuse_in_use(self) -> None:
+        for folder in sorted(self.folder.glob("ripsnet_dim*")):
+            if (who := lock.in_use(folder)) is not None:
+                raise lock.InUse(
+                    f"{folder}: in use by {who}, which fits a RipsNet to clouds that would change; wait until it ends, "
+                    "or stop it"
+                )
 
-    def read_diagrams(self, dim: int, chunk: int):
-        """What write_diagrams was given: a float64 tensor (N, n-1), or a list of (k, 2) arrays."""
+    def write_diagrams(self, dim: int, chunk: int, diagrams: Diagrams) -> None:
+        """Dimension 0: (N, n-1) death times. Dimension 1: a list of (k, 2), stored as rows (cloud, birth, death)."""
+        if dim == 0:
+            self.write("diagrams_dim0", chunk, np.asarray(diagrams))
+            return
+        rows = [np.column_stack([np.full(len(bars), i), bars]) for i, bars in enumerate(diagrams)]
+        self.write("diagrams_dim1", chunk, np.concatenate([[[len(diagrams), 0, 0]], *rows]))
+
+    def read_diagrams(self, dim: int, chunk: int) -> Tensor | list[np.ndarray]:
+        """What write_diagrams was given: a float32 tensor (N, n-1), or a list of (k, 2) float64 arrays."""
         array = self.read(f"diagrams_dim{dim}", chunk)
         if dim == 0:
             return torch.from_numpy(array)
@@ -92,86 +297,24 @@ class CloudSet:
         return np.split(rows[:, 1:], ends)
 
 
-def images_of(diagrams, spec) -> Tensor:
-    """Persistence images (N, 400) of diagrams of the spec's dimension."""
+def _wrong_bars(array: np.ndarray, count: int) -> str | None:
+    """What is wrong with the diagrams of dimension 1, whose first row says how many clouds there are."""
+    if array.dtype != np.float64 or array.ndim != 2 or array.shape[1] != 3 or not len(array):
+        return f"holds {array.dtype} {array.shape}, expected float64 rows (cloud, birth, death)"
+    if array[0, 0] != count:
+        return f"holds the diagrams of {array[0, 0]:g} clouds, expected {count}"
+    clouds = array[1:, 0]
+    if len(clouds) and not (clouds[0] >= 0 and clouds[-1] < count and (np.diff(clouds) >= 0).all()):
+        return "its bars are not in the order of the clouds"
+    return None
+
+
+def _all_finite(array: np.ndarray) -> bool:
+    if array.dtype == np.float16:  # in which NumPy computes slowly; an exponent of ones alone means inf or nan
+        return bool(((array.view(np.uint16) & 0x7C00) != 0x7C00).all())
+    return bool(np.isfinite(array).all())
+
+
+def images_of(diagrams: Diagrams, spec: ImageSpec) -> Tensor:
+    """Persistence images (N, pixels) of diagrams of the spec's dimension."""
     return dim0_images(diagrams, spec) if spec.dim == 0 else dim1_images(diagrams, spec)
-
-
-class Embedder:
-    """Point clouds of a network: cloud number i is batch i of the shuffled, augmented passes over the training set.
-
-    A pass is an epoch without its short batch; its images follow from (seed, pass). bn: 'eval' uses the running
-    statistics, many clouds a forward; 'train' normalises every cloud by its own statistics, one cloud a forward.
-    """
-
-    def __init__(self, model: nn.Module, loader: TrainLoader, layer: int, bn: str):
-        self.loader, self.layer, self.bn = loader, layer, bn
-        if bn == "eval":
-            self.model = fold_batchnorm(model)
-        else:  # a copy, so that the running statistics of the network itself stay untouched
-            self.model = copy.deepcopy(model).train()
-
-    @torch.no_grad()
-    def clouds(self, start: int, stop: int) -> Iterator[Tensor]:
-        """Clouds start to stop - 1 in order, as float32 tensors (count, n, d), a forward each."""
-        points = self.loader.batch_size
-        for images, _, _ in self.loader.spans(self.spans(start, stop)):
-            features, logits = self.model(images, is_feat=True)
-            yield as_cloud(read_layer(features, logits, self.layer)).view(len(images) // points, points, -1)
-
-    def spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """The images of clouds start to stop - 1, a forward each: a pass, the first of its positions, and their end."""
-        n, per_pass = self.loader.batch_size, len(self.loader)
-        at_once = max(1, IMAGES_A_FORWARD[self.loader.image_set.device.type] // n) if self.bn == "eval" else 1
-        while start < stop:
-            number, first = divmod(start, per_pass)
-            last = min(first + at_once, per_pass, first + stop - start)
-            yield number, first * n, last * n
-            start += last - first
-
-
-def layer_width(model: nn.Module, layer: int, classes: int, option: str) -> int:
-    """Channels of a layer index, from a dry forward pass. Raises UserError if the network has no such layer."""
-    shapes = feature_shapes(model)
-    if -layer > len(shapes):
-        raise UserError(f"{option}: found {layer}, expected 0 (logits) or -1 (pooled vector) to -{len(shapes)} (stem)")
-    return classes if layer == 0 else shapes[layer][0]
-
-
-def cloud_loader(images, args) -> TrainLoader:
-    """The loader of the passes: the incomplete batch is dropped."""
-    if args.batch_size < 2:
-        raise UserError("--batch_size: found 1, expected at least 2, because a single point has no diagram")
-    if len(images) < args.batch_size:
-        raise UserError(
-            f"--batch_size: found {args.batch_size}, but {args.dataset} has only {len(images)} training images"
-        )
-    return TrainLoader(images, args.batch_size, args.seed, drop_last=True)
-
-
-def origin(args, teacher: Network, width: int) -> dict:
-    """What the clouds of a folder have in common; the fields are those of an ImageSpec."""
-    return {
-        "teacher_sha256": teacher.sha256,
-        "teacher_arch": teacher.arch,
-        "dataset": args.dataset,
-        "layer": args.tda_layer_t,
-        "points": args.batch_size,
-        "cloud_width": width,
-        "pcd_bn": args.pcd_bn,
-        "sigma_rule": args.sigma_rule,
-        "seed": args.seed,
-        "cloud_dtype": args.cloud_dtype,
-    }
-
-
-def claim(folder: Path, expected: dict) -> None:
-    """Write clouds.json into a new folder of clouds; refuse a folder whose clouds have another origin."""
-    path = folder / "clouds.json"
-    if not path.is_file():
-        write_json(path, expected)
-        return
-    found = read_json(path)
-    if differing := [key for key in expected if found.get(key) != expected[key]]:
-        what = ", ".join(f"{key} was {found.get(key)}, now {expected[key]}" for key in differing)
-        raise UserError(f"{folder}: holds clouds of another origin ({what}); give the old options or remove the folder")

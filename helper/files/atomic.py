@@ -60,23 +60,23 @@ def write_json(path: Path, value: Any, option: str | None = None) -> None:
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode(), option)
 
 
-def read_json(path: Path) -> dict:
-    """The object in a JSON file. UserError if the file holds anything else."""
+def read_json(path: Path, advice: str = "copy it again, or remove it to have it regenerated") -> dict:
+    """The object in a JSON file. UserError, with an advice, if the file holds anything else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path}: not readable as JSON ({error}); remove it to have it regenerated, or copy it again"
-        ) from None
+        reason = getattr(error, "strerror", None) or error  # the whole text of an OSError repeats the path
+        raise UserError(f"{path}: not readable as JSON ({reason}); {advice}") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path}: holds a {type(value).__name__}, expected a JSON object; copy it again or remove it")
+        raise UserError(f"{path}: holds a {type(value).__name__}, expected a JSON object; {advice}")
     return value
 
 
-def write_array(path: Path, array: np.ndarray) -> None:
+def npy(array: np.ndarray) -> bytes:
+    """The array as an .npy file."""
     buffer = io.BytesIO()
     np.save(buffer, array)
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def npz(arrays: dict[str, np.ndarray]) -> bytes:

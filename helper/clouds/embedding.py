@@ -1,0 +1,59 @@
+"""The point clouds of a network: its features on the images of the shuffled, augmented passes."""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from dataset import ImageSet, TrainLoader
+from models import fold_batchnorm
+
+from ..errors import UserError
+from .layers import as_cloud, read_layer
+
+IMAGES_A_FORWARD = {"cpu": 256, "cuda": 1024}  # on a CPU, what its caches hold
+
+
+class Embedder:
+    """Point clouds of a network: cloud number i is batch i of the shuffled, augmented passes over the training set.
+
+    A pass is an epoch without its short batch; its images follow from (seed, pass). bn: 'eval' uses the running
+    statistics, many clouds a forward; 'train' normalises every cloud by its own statistics, one cloud a forward.
+    """
+
+    def __init__(self, model: nn.Module, loader: TrainLoader, layer: int, bn: str):
+        self.loader, self.layer, self.bn = loader, layer, bn
+        if bn == "eval":
+            self.model = fold_batchnorm(model)
+        else:  # a copy, so that the running statistics of the network itself stay untouched
+            self.model = copy.deepcopy(model).train()
+
+    @torch.no_grad()
+    def clouds(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Clouds start to stop - 1 in order, as float32 tensors (count, n, d), a forward each."""
+        points = self.loader.batch_size
+        for images, _, _ in self.loader.spans(self.spans(start, stop)):
+            features, logits = self.model(images, is_feat=True)
+            yield as_cloud(read_layer(features, logits, self.layer)).view(len(images) // points, points, -1)
+
+    def spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """The images of clouds start to stop - 1, a forward each: a pass, the first of its positions, and their end."""
+        n, per_pass = self.loader.batch_size, len(self.loader)
+        at_once = 1
+        if self.bn == "eval":
+            at_once = max(1, IMAGES_A_FORWARD[self.loader.image_set.device.type] // n)
+        while start < stop:
+            number, first = divmod(start, per_pass)
+            last = min(first + at_once, per_pass, first + stop - start)
+            yield number, first * n, last * n
+            start += last - first
+
+
+def cloud_loader(images: ImageSet, points: int, seed: int) -> TrainLoader:
+    """The loader of the passes, in batches of so many points; the incomplete batch is dropped."""
+    if points < 2:
+        raise UserError(f"--batch_size: found {points}, expected at least 2, because a single point has no diagram")
+    if len(images) < points:
+        raise UserError(f"--batch_size: found {points}, but {images.info.name} has only {len(images)} training images")
+    return TrainLoader(images, points, seed, drop_last=True)
