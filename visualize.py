@@ -26,14 +26,14 @@ import torch
 from helper.clouds.embedding import cloud_loader
 
 from helper.cli.parser import Parser, read, run
-from helper.cli.types import model, model_help, number, positive, whole
+from helper.cli.types import model, model_help, number, positive
 from helper.data import class_names, load_data
 from helper.errors import UserError
 from helper.files.paths import RESULTS, teacher_run
 from helper.networks import load_network
 from helper.report import figure_data, figures, identity
 from helper.report.figure_data import Shown
-from helper.settings import LAYER, Clouds, Data, Loss, Number, RipsNetChoice, Teacher
+from helper.settings import LAYER, WHOLE, Clouds, Data, Loss, Number, RipsNetChoice, Teacher
 from ripsnet import r2_score
 
 CURVES_AT_MOST = 12
@@ -101,7 +101,10 @@ def add_students(parser: Parser) -> None:
     group.add_argument("--model_s", type=model, help=f"of the checkpoints that do not name theirs: {model_help()}")
     group.add_argument("--labels", nargs="+", help="headings: the teacher's, and one for each --path_s")
     group.add_argument(
-        "--seed", type=whole, default=SEED, help="of the choice and augmentation of images (default: %(default)s)"
+        "--seed",
+        type=number(WHOLE),
+        default=SEED,
+        help="of the choice and augmentation of images (default: %(default)s)",
     )
 
 

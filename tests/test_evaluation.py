@@ -1,4 +1,4 @@
-"""evaluate.py and helper/evaluation.py against scikit-learn, SciPy, GUDHI's SimplexTree, and numbers worked by hand."""
+"""evaluate.py and what is behind it against scikit-learn, SciPy, GUDHI's SimplexTree, and numbers worked by hand."""
 
 import dataclasses
 import json
@@ -31,8 +31,11 @@ from test_clouds import (
 
 import evaluate
 from dataset import dataset_dict
-from helper import checkpoint
-from helper.evaluation import (
+from helper.files import checkpoint
+from helper.files.atomic import write_json
+from helper.files.paths import teacher_run
+from helper.networks import load_network
+from helper.report.evaluation import (
     accuracy_scores,
     agreement,
     bars,
@@ -42,13 +45,14 @@ from helper.evaluation import (
     finite,
     wasserstein,
 )
-from helper.runs import ripsnet_folder
+from helper.settings import RipsNetChoice
 from models import create_model
 from ripsnet import RipsNet
 
 STUDENT = Path("save_s_models/student/best.pth")
-USUAL = ("--path", STUDENT, "--dataset", "noise", "--device", "cpu")
-COMPARED = (*USUAL, "--path_t", TEACHER, "--batch_size", POINTS)
+SCORED = ("--path", STUDENT, "--dataset", "noise", "--device", "cpu")
+COMPARED = (*SCORED, "--path_t", TEACHER)
+OF_CLOUDS = (*COMPARED, "--batch_size", POINTS)
 IMAGES = 40  # of the test set `noise`: three clouds of 12, four images left out
 
 
@@ -72,7 +76,7 @@ def stage_2(tmp_path_factory):
 def specs(stage_2):
     """The image specs of both dimensions, in the place where stage 2 leaves them."""
     for dim, spec in stage_2.items():
-        checkpoint.write_json(CLOUDS / f"spec_dim{dim}.json", spec)
+        write_json(CLOUDS / f"spec_dim{dim}.json", spec)
     return stage_2
 
 
@@ -81,7 +85,7 @@ def write_ripsnet(spec, width=64, seed=0):
     torch.manual_seed(seed)
     network = RipsNet(width)
     content = {"model": network.state_dict(), "operator": "mean", "spec": spec, "quality": {"r2": 0.0}}
-    checkpoint.save(ripsnet_folder(CLOUDS, spec["dim"], "mean") / "best.pth", content)
+    checkpoint.save(CLOUDS / RipsNetChoice(operator="mean").folder_name(spec["dim"]) / "best.pth", content)
     return network
 
 
@@ -207,7 +211,7 @@ def test_bars_of_length_zero_are_no_bars():
 
 
 def test_the_report_of_one_network(capsys):
-    report = scores(*USUAL)
+    report = scores(*SCORED)
     logits, _, labels = forward(STUDENT)
     network = report["network"]
     assert network["top1"] == pytest.approx(100 * accuracy_score(labels, logits.argmax(axis=1)))
@@ -227,7 +231,7 @@ def test_the_report_of_one_network(capsys):
 
 def test_the_report_of_two_networks_and_their_topology(specs, capsys):
     networks = {dim: write_ripsnet(spec) for dim, spec in specs.items()}
-    report = scores(*COMPARED, "--topology", "images", "bottleneck", "wasserstein", "--ripsnet", "--dim", "01")
+    report = scores(*OF_CLOUDS, "--topology", "images", "bottleneck", "wasserstein", "--ripsnet", "--dim", "01")
     (logits_s, clouds_s, _), (logits_t, clouds_t, labels) = forward(STUDENT), forward(TEACHER)
     assert report["teacher"]["top1"] == pytest.approx(100 * (logits_t.argmax(axis=1) == labels).mean())
     divergence = rel_entr(softmax(logits_t, axis=1), softmax(logits_s, axis=1)).sum(axis=1).mean()
@@ -261,7 +265,7 @@ def test_the_report_of_two_networks_and_their_topology(specs, capsys):
 
 
 def test_a_network_agrees_with_itself(specs):
-    report = scores(*COMPARED, "--topology", "images", "bottleneck", "--path", TEACHER)
+    report = scores(*OF_CLOUDS, "--topology", "images", "bottleneck", "--path", TEACHER)
     assert report["agreement"] == {"equal_predictions": 100, "kl": pytest.approx(0, abs=1e-12)}
     assert report["topology"]["dim0"] == pytest.approx({"image_distance": 0, "image_mse": 0, "bottleneck": 0})
 
@@ -269,7 +273,7 @@ def test_a_network_agrees_with_itself(specs):
 def test_widths_may_differ(specs, capsys):
     """The student's clouds are those of its own layer; a RipsNet for the teacher's width cannot read them."""
     write_ripsnet(specs[0])
-    report = scores(*COMPARED, "--topology", "bottleneck", "--ripsnet", "--tda_layer_s", -3)
+    report = scores(*OF_CLOUDS, "--topology", "bottleneck", "--ripsnet", "--tda_layer_s", -3)
     (_, student, _), (_, teacher, _) = forward(STUDENT, -3), forward(TEACHER)
     expected = [
         bottleneck_by_assignment(gudhi_bars(one, 0), gudhi_bars(other, 0))
@@ -287,10 +291,10 @@ def test_widths_may_differ(specs, capsys):
 def test_files_of_other_code_bases_score_alike():
     state = checkpoint.load(STUDENT)["model"]
     files = {"repdistiller.pth": {"epoch": 240, "model": state, "accuracy": torch.tensor(1.0)}, "bare.pth": state}
-    expected = scores(*USUAL)["network"]
+    expected = scores(*SCORED)["network"]
     for path, content in files.items():
         torch.save(content, path)
-        found = scores("--path", path, "--model", "resnet8", *USUAL[2:])["network"]
+        found = scores("--path", path, "--model", "resnet8", *SCORED[2:])["network"]
         assert found == expected | {"path": path}
 
 
@@ -322,10 +326,10 @@ def test_classes_are_printed_when_asked_for(capsys):
 
 
 def test_classes_have_the_names_of_the_data_set(monkeypatch):
-    numbers = scores(*USUAL)["network"]["per_class"]
+    numbers = scores(*SCORED)["network"]["per_class"]
     named = dataclasses.replace(NOISE, class_names=lambda data_dir: ["ant", "bee", "cat"])
     monkeypatch.setitem(dataset_dict, "noise", named)
-    found = scores(*USUAL)["network"]["per_class"]
+    found = scores(*SCORED)["network"]["per_class"]
     assert found == {"ant": numbers["0"], "bee": numbers["1"], "cat": numbers["2"]}
 
 
@@ -335,7 +339,7 @@ def test_without_gudhi_predictions_are_scored_and_topology_is_refused(monkeypatc
     monkeypatch.setitem(sys.modules, "gudhi", None)
     assert scores(*COMPARED)["agreement"]["kl"] > 0
     for options in (("bottleneck",), ("images", "--dim", "1")):
-        line = refused(monkeypatch, capsys, evaluate, *COMPARED, "--topology", *options)
+        line = refused(monkeypatch, capsys, evaluate, *OF_CLOUDS, "--topology", *options)
         assert "--topology: needs GUDHI" in line and "pip install gudhi" in line
 
 
@@ -344,7 +348,6 @@ def test_without_gudhi_predictions_are_scored_and_topology_is_refused(monkeypatc
     [
         ("--batch_size 41 --topology bottleneck", "--batch_size: found 41, but the test set has only 40 images"),
         ("--batch_size 1 --topology bottleneck", "--batch_size: found 1, expected at least 2 points in a cloud"),
-        ("--spec x.json", "--spec: of no use without --topology images or --ripsnet; leave it out"),
         ("--topology images --spec x.json", "x.json: no image spec there"),
         ("--topology images --spec x.json y.json", "--spec: found 2 files, expected one for each dimension of --dim 0"),
         ("--topology images --batch_size 10", "layer-1_n10_eval_released/spec_dim0.json: no image spec there"),
@@ -362,11 +365,111 @@ def test_what_does_not_fit_is_one_line(specs, monkeypatch, capsys, options, what
     for path, network, spec in (("narrow.pth", RipsNet(32), None), ("other.pth", RipsNet(64), specs[1])):
         checkpoint.save(Path(path), {"model": network.state_dict(), "operator": "mean", "spec": spec})
     options = options.replace("SPEC", str(CLOUDS / "spec_dim0.json")).split()
-    assert what in refused(monkeypatch, capsys, evaluate, *COMPARED, *options)
+    assert what in refused(monkeypatch, capsys, evaluate, *OF_CLOUDS, *options)
 
 
 @pytest.mark.parametrize("option", ["--topology images", "--ripsnet", "--spec x.json", "--model_t resnet8"])
 def test_a_comparison_needs_a_teacher(monkeypatch, capsys, option):
     name = option.split()[0]
-    line = refused(monkeypatch, capsys, evaluate, *USUAL, *option.split())
+    line = refused(monkeypatch, capsys, evaluate, *SCORED, *option.split())
     assert f"{name}: needs a teacher to compare with; give its checkpoint with --path_t" in line
+
+
+@pytest.mark.parametrize(
+    "options, what",
+    [
+        ("--dim 1", "--dim: has no effect without --topology or --ripsnet"),
+        ("--tda_layer_s -2", "--tda_layer_s: has no effect without --topology or --ripsnet"),
+        ("--tda_layer_t -2", "--tda_layer_t: has no effect without --topology or --ripsnet"),
+        ("--batch_size 12", "--batch_size: has no effect without --topology or --ripsnet"),
+        ("--operator sum", "--operator: has no effect without --ripsnet"),
+        ("--ripsnet_clouds 5", "--ripsnet_clouds: has no effect without --ripsnet"),
+        ("--pcd_bn train", "--pcd_bn: has no effect without --topology images or --ripsnet"),
+        ("--sigma_rule subsample", "--sigma_rule: has no effect without --topology images or --ripsnet"),
+        ("--spec x.json", "--spec: has no effect without --topology images or --ripsnet"),
+        ("--topology bottleneck --spec x.json", "--spec: has no effect without --topology images or --ripsnet"),
+        ("--topology bottleneck --resolution 10", "--resolution: has no effect without --topology images or --ripsnet"),
+        ("--topology bottleneck --range q99", "--range: has no effect without --topology images or --ripsnet"),
+        ("--topology images --operator sum", "--operator: has no effect without --ripsnet"),
+        ("--ripsnet a.pth --ripsnet_clouds 5", "--ripsnet_clouds: has no effect with --ripsnet PATH"),
+        ("--per_class --json", "--per_class: has no effect with --json without PATH"),
+    ],
+)
+def test_an_option_without_effect_is_refused(monkeypatch, capsys, options, what):
+    assert f"{what}" in refused(monkeypatch, capsys, evaluate, *COMPARED, *options.split())
+
+
+def test_ripsnet_s_pooling_is_that_of_the_pair(specs, monkeypatch, capsys):
+    """ResNet8 > ResNet8 is of one family: mean. Two families have sum."""
+    assert "ripsnet_dim0_mean/best.pth" in refused(monkeypatch, capsys, evaluate, *OF_CLOUDS, "--ripsnet")
+    other = Path("save_s_models/vgg/best.pth")
+    torch.manual_seed(0)
+    model = create_model("vgg8", CLASSES)
+    checkpoint.save(other, {"model": model.state_dict(), "arch": "vgg8", "dataset": "noise"})
+    line = refused(monkeypatch, capsys, evaluate, *OF_CLOUDS, "--path", other, "--ripsnet")
+    assert "ripsnet_dim0_sum/best.pth" in line
+
+
+def test_weights_that_are_not_finite_are_refused(monkeypatch, capsys):
+    content = checkpoint.load(STUDENT)
+    content["model"]["bn1.running_var"][3] = float("nan")
+    checkpoint.save(STUDENT, content)
+    line = refused(monkeypatch, capsys, evaluate, *SCORED)
+    assert f"{STUDENT}: the weights 'bn1.running_var' hold values that are not finite" in line
+
+
+@pytest.mark.parametrize("content", ['{"dim": 5}', "[]", "no JSON"])
+def test_an_error_of_a_spec_names_its_file_once(monkeypatch, capsys, content):
+    Path("x.json").write_text(content)
+    line = refused(monkeypatch, capsys, evaluate, *OF_CLOUDS, "--topology", "images", "--spec", "x.json")
+    assert line.count("x.json") == 1
+
+
+@pytest.mark.parametrize("option", ["--json", "--adopt"])
+def test_a_path_that_cannot_be_written_is_one_line(monkeypatch, capsys, option):
+    Path("file").write_text("")
+    torch.save(checkpoint.load(STUDENT)["model"], "bare.pth")
+    options = ("--path", "bare.pth", "--model", "resnet8", *SCORED[2:], option, "file/x.pth")
+    line = refused(monkeypatch, capsys, evaluate, *options)
+    assert f"{option}: cannot write file/x.pth: Not a directory; give another path" in line
+    assert [path.name for path in Path().glob("file*")] == ["file"]
+
+
+def test_an_adopted_network_is_a_teacher_like_ours(capsys):
+    """Weights unchanged; architecture, data set, accuracy and epochs known to whoever loads the file."""
+    logits, _, labels = forward(STUDENT)
+    state = checkpoint.load(STUDENT)["model"]
+    foreign = {"epoch": 240, "model": {f"module.{name}": tensor for name, tensor in state.items()}, "accuracy": 1.0}
+    torch.save(foreign, "foreign.pth")
+    path = Path("save_t_models/resnet8_foreign/best.pth")
+    call(evaluate, "--path", "foreign.pth", "--model", "resnet8", *SCORED[2:], "--adopt", path)
+    assert f"written to {path}" in capsys.readouterr().out
+    network = load_network(path, None, "--model_t", dataset="noise")
+    assert (network.arch, network.num_classes, network.dataset, network.epoch) == ("resnet8", CLASSES, "noise", 240)
+    assert network.accuracy == pytest.approx(100 * accuracy_score(labels, logits.argmax(axis=1))) != 1.0
+    assert network.sha256 == checkpoint.weights_sha256(state)
+    assert teacher_run(path) == "resnet8_foreign"
+    assert scores("--path", path, *SCORED[2:])["network"]["top1"] == network.accuracy
+
+
+def test_an_adopted_network_of_unknown_epochs_has_none():
+    torch.save(checkpoint.load(STUDENT)["model"], "bare.pth")
+    path = Path("save_t_models/bare/best.pth")
+    report = scores("--path", "bare.pth", "--model", "resnet8", *SCORED[2:], "--adopt", path)
+    assert report["adopted"] == str(path) and "epoch" not in checkpoint.load(path)
+
+
+@pytest.mark.parametrize(
+    "source, target, what",
+    [
+        ("bare.pth", TEACHER, f"--adopt: {TEACHER} exists, and is not written over"),
+        ("bare.pth", "save_t_models/new", "--adopt: found save_t_models/new, expected a file such as save_t_models/"),
+        (STUDENT, "new/best.pth", f"--adopt: {STUDENT} is in this project's format already; use it as it is"),
+    ],
+)
+def test_what_is_not_adopted(monkeypatch, capsys, source, target, what):
+    torch.save(checkpoint.load(STUDENT)["model"], "bare.pth")
+    before = TEACHER.read_bytes()
+    options = ("--path", source, "--model", "resnet8", *SCORED[2:], "--adopt", target)
+    assert what in refused(monkeypatch, capsys, evaluate, *options)
+    assert TEACHER.read_bytes() == before and not Path("save_t_models/new").exists() and not Path("new").exists()

@@ -3,6 +3,7 @@
 import csv
 import sys
 import types
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +29,17 @@ from test_scripts import NO_CUDA
 
 import visualize
 from dataset import TrainLoader, dataset_dict, load_dataset
-from helper import checkpoint, figure_data, figures
 from helper.data import class_names
-from helper.runs import ripsnet_folder
+from helper.files import checkpoint
+from helper.files.atomic import csv_bytes, write_json
+from helper.report import figure_data, figures
+from helper.settings import Data, RipsNetChoice
 from models import create_model
 from ripsnet import ImageSpec, RipsNet
 
 WIDTH, TRAINING = 64, 7  # channels of resnet8; of the ten clouds, those that trained
 STUDENT = Path("save_s_models/resnet8-resnet8_noise_TopKD_trial1")
+PAIR = {"dataset": "noise", "teacher": "a", "student": "b", "teacher_sha256": "0"}
 WIDE = Path("save_s_models/wide/best.pth")
 DATA = ("--path_t", TEACHER, "--dataset", "noise", *NO_CUDA)
 
@@ -75,8 +79,20 @@ def fit(dim):
     network = RipsNet(WIDTH, "mean")
     content = {"model": network.state_dict(), "operator": "mean", "spec": read_spec(dim)}
     content["quality"] = {"r2": 0.0, "train_clouds": TRAINING}
-    checkpoint.save(ripsnet_folder(CLOUDS, dim, "mean") / "best.pth", content)
+    checkpoint.save(ripsnet_folder(dim) / "best.pth", content)
     return network
+
+
+def ripsnet_folder(dim):
+    return CLOUDS / RipsNetChoice(operator="mean").folder_name(dim)
+
+
+def write_row(run, method, variant="", schedule="", folder="results/runs", **about):
+    """A row of results, as far as it says what a run is."""
+    path = Path(folder) / f"{run}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    row = {"run": run, "method": method, "variant": variant, "schedule": schedule, **PAIR, **about}
+    path.write_bytes(csv_bytes([row]))
 
 
 def rows_of(name):
@@ -179,6 +195,7 @@ def test_pi_of_students_of_the_same_and_of_another_width(drawn, dim):
 def test_the_folder_of_a_run_stands_for_its_epochs(drawn, best, epochs):
     """Each set of weights once: the best may be those of the last epoch."""
     fit(0)
+    write_row(STUDENT.name, "TopKD")
     for name, epoch, seed in (("last", 9, 2), ("best", *best), ("previous", 8, 1)):
         history = {} if name == "best" else {"history": [{}] * epoch}
         save_network(STUDENT / f"{name}.pth", seed=seed, epoch=epoch + (name != "best"), **history)
@@ -217,11 +234,15 @@ def test_a_density_worked_by_hand():
         {"panel": "values", "exact": 0.25, "ripsnet": 0.25, "pixels": 2},
         {"panel": "values", "exact": 0.25, "ripsnet": 0.75, "pixels": 1},
     ]
-    mesh = figures.density_panels("title", [density, density]).axes[0].collections[0]
+    figure = figures.density_panels("title", [density, density])
+    mesh = figure.axes[0].collections[0]
     assert mesh.get_array().filled(-1).tolist() == [[2, -1], [1, -1]]  # rows of the mesh go up the axis of RipsNet
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["RipsNet = exact"]
+    assert all(ax.get_legend() is None for ax in figure.axes)  # no legend lies on the data
 
 
 def test_diagrams_are_gudhis(drawn):
+    write_row(STUDENT.name, "TopKD")
     student = save_network(STUDENT / "best.pth", seed=3)
     call(visualize, "diagram", *DATA, "--batch_size", POINTS, "--seed", 5, "--path_s", STUDENT / "best.pth")
     [(name, figure)] = drawn.items()
@@ -248,6 +269,12 @@ def test_diagrams_are_gudhis(drawn):
             assert barcode.get_title() == f"dimension {dim}: {len(found)} bars, total {total:.1f}"
 
 
+def test_a_network_trained_alone_is_named_by_its_architecture(drawn):
+    write_row("teacher", "CE", teacher="")
+    call(visualize, "diagram", *DATA, "--batch_size", POINTS)
+    assert drawn["diagram_teacher"].axes[0].get_title() == "resnet8"
+
+
 def features_of(model, index):
     pixels, _ = noise("")[1]
     images = torch.from_numpy((pixels[index].transpose(0, 3, 1, 2) / 255 - 0.5) / 0.29).float()
@@ -266,13 +293,14 @@ def silhouette_by_hand(points, labels):
 
 
 def test_pca_of_the_same_images_in_every_network(drawn):
+    write_row(STUDENT.name, "TopKD", "d25")
     student = save_network(STUDENT / "best.pth", seed=3)
     options = ("--path_s", STUDENT / "best.pth", "--classes", 2, 0, "--images", 5, "--method", "pca")
     call(visualize, "umap", *DATA, *options)
     [(name, figure)] = drawn.items()
     assert name == f"pca_{STUDENT.name}"
     data = np.load(f"results/figures/{name}.npz")
-    assert data["network"].tolist() == ["resnet8 teacher", "resnet8 TopKD"]
+    assert data["network"].tolist() == ["resnet8 teacher", "resnet8 TopKD d25"]
     assert data["class_name"].tolist() == ["2", "0"] and data["label"].tolist() == [0] * 5 + [1] * 5
     labels = np.array([2, 0])[data["label"]]
     assert noise("")[1][1][data["image"]].tolist() == labels.tolist() and len(set(data["image"])) == 10
@@ -328,10 +356,14 @@ def write_log(path, **columns):
 
 
 def test_curves_are_means_over_the_seeds(drawn):
-    write_log("results/logs/a-b_noise_KD_trial1.csv", epoch=[1, 2, 3], test_acc=[10, 20, 40], kd=[3, 2, 1])
-    write_log("results/logs/a-b_noise_KD_trial2.csv", epoch=[1, 2], test_acc=[14, 26], kd=[5, 2])
-    write_log("save_s_models/a-b_noise_TopKD_trial1/log.csv", epoch=[1, 2], test_acc=[11, 22], top=[0.5, ""])
-    call(visualize, "curves", "--logs", "results/logs", "save_s_models/a-b_noise_TopKD_trial1")
+    """Runs are known by their rows, whatever their names."""
+    write_log("results/logs/one.csv", epoch=[1, 2, 3], test_acc=[10, 20, 40], kd=[3, 2, 1])
+    write_log("results/logs/a_trial2.csv", epoch=[1, 2], test_acc=[14, 26], kd=[5, 2])
+    write_log("save_s_models/a_trial1/log.csv", epoch=[1, 2], test_acc=[11, 22], top=[0.5, ""])
+    write_row("one", "KD", trial=1)
+    write_row("a_trial2", "KD", trial=2)
+    write_row("a_trial1", "TopKD", "d25", trial=1)
+    call(visualize, "curves", "--logs", "results/logs/one.csv", "results/logs/a_trial2.csv", "save_s_models/a_trial1")
     [(name, figure)] = drawn.items()
     assert name == "curves_a-b_noise"
     rows = [tuple(row.values()) for row in rows_of(name)]
@@ -342,14 +374,14 @@ def test_curves_are_means_over_the_seeds(drawn):
         ("KD", "kd", "1", "2", "4.0", "1.41421"),
         ("KD", "kd", "2", "2", "2.0", "0.0"),
         ("KD", "kd", "3", "1", "1.0", ""),
-        ("TopKD", "test_acc", "1", "1", "11.0", ""),
-        ("TopKD", "test_acc", "2", "1", "22.0", ""),
-        ("TopKD", "top", "1", "1", "0.5", ""),
+        ("TopKD d25", "test_acc", "1", "1", "11.0", ""),
+        ("TopKD d25", "test_acc", "2", "1", "22.0", ""),
+        ("TopKD d25", "top", "1", "1", "0.5", ""),
     ]
     accuracy = figure.axes[0]
     assert accuracy.get_ylabel() == "test accuracy (%)"
     kd, topkd = accuracy.lines
-    assert (kd.get_label(), topkd.get_label()) == ("KD (n = 2)", "TopKD (n = 1)")
+    assert (kd.get_label(), topkd.get_label()) == ("KD (n = 2)", "TopKD d25 (n = 1)")
     assert kd.get_xydata().tolist() == [[1, 12], [2, 23], [3, 40]] and topkd.get_ydata().tolist() == [11, 22]
     assert (kd.get_color(), kd.get_linestyle(), kd.get_marker()) != (topkd.get_color(), "-", "o")
     band = accuracy.collections[0].get_paths()[0].vertices
@@ -359,17 +391,83 @@ def test_curves_are_means_over_the_seeds(drawn):
     assert "a-b_noise: mean over n runs, band of one standard deviation" == figure.get_suptitle()
 
 
+def curves_of(drawn, *runs):
+    """(name of the file, title, labels) of the curves of logs with one epoch."""
+    for run in runs:
+        write_log(f"results/logs/{run}.csv", epoch=[1], test_acc=[10])
+    call(visualize, "curves", "--logs", "results/logs")
+    [(name, figure)] = drawn.items()
+    return name, figure.get_suptitle(), [line.get_label() for line in figure.axes[0].lines]
+
+
 @pytest.mark.parametrize(
-    "names, front, file",
+    "rows, file, title, labels",
     [
-        (["a_b_KD", "a_b_TopKD"], "a_b", "a_b"),
-        (["a_b", "a_b_c"], "a_b", "a_b"),
-        (["x_KD", "y_KD", "z"], "", "x_KD_and_2_more"),
-        (["x_KD"], "x_KD", "x_KD"),
+        ([("KD", "", "e8"), ("TopKD", "", "e8")], "curves_a-b_noise", "a-b_noise (e8)", ["KD", "TopKD"]),
+        ([("KD", "", "e8"), ("KD", "", "")], "curves_a-b_noise_KD", "a-b_noise", ["KD e8", "KD"]),
+        ([("KD", "", ""), ("KD", "T2", "")], "curves_a-b_noise", "a-b_noise", ["KD", "KD T2"]),
+        ([("TopKD", "d25", ""), ("TopKD", "d25", "")], "curves_a-b_noise_TopKD_d25", "a-b_noise", ["TopKD d25"]),
+        ([("TopKD", "d25", "")], "curves_x1_trial1", "a-b_noise", ["TopKD d25"]),
     ],
 )
-def test_names_of_several_runs(names, front, file):
-    assert (figure_data.common_front(names), figure_data.several(names)) == (front, file)
+def test_curves_are_named_by_what_distinguishes_them(drawn, rows, file, title, labels):
+    runs = [f"x{number}_trial1" for number, _ in enumerate(rows, 1)]
+    for run, row in zip(runs, rows, strict=True):
+        write_row(run, *row)
+    found = curves_of(drawn, *runs)
+    assert found[0] == file and found[1].startswith(f"{title}: mean over n runs")
+    assert [label.split(" (n")[0] for label in found[2]] == labels
+
+
+def test_students_of_two_teachers_of_one_architecture_are_two(drawn):
+    for run, sha256 in (("x_trial1", "1"), ("x_trial2", "2")):
+        write_row(run, "KD", teacher_sha256=sha256)
+    _, _, labels = curves_of(drawn, "x_trial1", "x_trial2")
+    assert labels == ["KD (x_trial1) (n = 1)", "KD (x_trial2) (n = 1)"]
+
+
+def test_logs_without_rows_are_not_averaged(drawn):
+    """Neither are those whose rows are of an earlier version, without the columns that say what a run is."""
+    Path("results/runs").mkdir(parents=True)
+    for run in ("x_trial1", "x_trial2"):
+        Path(f"results/runs/{run}.csv").write_bytes(csv_bytes([{"run": run, "method": "KD", **PAIR}]))
+    name, title, labels = curves_of(drawn, "x_trial1", "x_trial2", "y")
+    assert (name, title) == ("curves_x_trial1_and_2_more", "training: mean over n runs")
+    assert labels == ["x_trial1 (n = 1)", "x_trial2 (n = 1)", "y (n = 1)"]
+
+
+def test_runs_that_have_not_ended_are_known_by_their_options(drawn):
+    options = {"model_s": "b", "alpha": 1.0, "seed": 1, "trial": 1, "name": None, "resume": False}
+    for run, changed in (("x", {}), ("y", {"seed": 2, "trial": 2, "resume": True}), ("z", {"alpha": 2.0})):
+        write_log(f"save_s_models/{run}/log.csv", epoch=[1], test_acc=[10])
+        write_json(Path(f"save_s_models/{run}/args.json"), {"args": options | changed})
+    call(visualize, "curves", "--logs", *sorted(Path("save_s_models").iterdir()))
+    [(name, figure)] = drawn.items()
+    assert name == "curves_x_and_2_more"
+    assert [line.get_label() for line in figure.axes[0].lines] == ["x (n = 2)", "z (n = 1)"]
+
+
+def test_rows_lie_beside_the_logs(drawn):
+    for run in ("x", "y"):
+        write_log(f"elsewhere/logs/{run}.csv", epoch=[1], test_acc=[10])
+        write_row(run, "KD", folder="elsewhere/runs")
+        write_row(run, run)  # of other runs with these names
+    call(visualize, "curves", "--logs", "elsewhere/logs")
+    assert list(drawn) == ["curves_a-b_noise_KD"]
+
+
+@pytest.mark.parametrize("dim, bars_of_values", [(0, 1), (1, 2)])
+def test_every_row_of_images_has_a_colour_bar(dim, bars_of_values):
+    """In dimension 0 one for the exact images and RipsNet's, which share a scale, and one for the difference."""
+    spec = ImageSpec(dim, 0.4, "released", (0, 1 if dim else 0, 0, 1), 1e3)
+    images = np.random.default_rng(0).random((2, 400))
+    figure = figures.image_panels("title", [figures.Images("name", "", *images)], spec, images[0])
+    bars = [ax for ax in figure.axes if hasattr(ax, "_colorbar")]
+    scale, largest = (0, images.max()), np.abs(images[1] - images[0]).max()
+    expected = [scale] * bars_of_values + [(-largest, largest)]
+    assert [bar.get_ylim() for bar in bars] == [pytest.approx(limits) for limits in expected]
+    drawn = [ax.images[0].get_clim() for ax in figure.axes if ax.images]
+    assert drawn == [pytest.approx(limits) for limits in (scale, scale, (-largest, largest))]
 
 
 def test_images_of_zeros_and_a_short_last_line():
@@ -384,9 +482,9 @@ def test_images_of_zeros_and_a_short_last_line():
 def test_refuses_a_ripsnet_of_other_images_and_a_missing_one(monkeypatch, capsys, figure):
     fit(0)
     options = (figure, *DATA, "--batch_size", POINTS)
-    checkpoint.write_json(CLOUDS / "spec_dim0.json", read_spec(0) | {"sigma": 0.5})
+    write_json(CLOUDS / "spec_dim0.json", read_spec(0) | {"sigma": 0.5})
     assert "fitted to other images" in refused(monkeypatch, capsys, visualize, *options)
-    (ripsnet_folder(CLOUDS, 0, "mean") / "best.pth").unlink()
+    (ripsnet_folder(0) / "best.pth").unlink()
     line = refused(monkeypatch, capsys, visualize, *options)
     assert "no RipsNet there; fit it with train_ripsnet.py" in line
 
@@ -395,6 +493,8 @@ def test_refuses_a_ripsnet_of_other_images_and_a_missing_one(monkeypatch, capsys
     "options, what",
     [
         ("diagram --path_s nowhere.pth", "nowhere.pth: no such file"),
+        ("diagram --path_s nan.pth --model_s resnet8", "nan.pth: the weights 'conv1.weight' hold values that are not"),
+        ("diagram --out empty/file/x", "--out: cannot write empty/file/x/diagram_teacher.csv: Not a directory"),
         ("diagram --path_s empty", "empty: no checkpoint in this folder; expected best.pth, last.pth or previous.pth"),
         ("diagram --path_s bare.pth", "bare.pth: the file does not name its architecture; give it with --model_s"),
         ("diagram --path_s wide.pth wide.pth", "wide.pth: a second network called"),
@@ -404,16 +504,26 @@ def test_refuses_a_ripsnet_of_other_images_and_a_missing_one(monkeypatch, capsys
         ("umap --classes 0 3", "--classes: found '3', expected numbers from 0 to 2 or names: 0, 1, 2"),
         ("umap --classes 1", "--classes: found 1, expected at least two different classes"),
         ("umap --classes 1 1", "--classes: found 1, 1, expected at least two different classes"),
+        ("pi --seed 1", "--seed: has no effect without --path_s; leave it out"),
+        ("pi --tda_layer_s -2", "--tda_layer_s: has no effect without --path_s; leave it out"),
+        ("pi --model_s resnet8", "--model_s: has no effect without --path_s; leave it out"),
+        ("diagram --model_s resnet8", "--model_s: has no effect without --path_s; leave it out"),
+        ("umap --model_s resnet8", "--model_s: has no effect without --path_s; leave it out"),
+        ("umap --tda_layer_t -2", "unrecognized arguments: --tda_layer_t -2"),
+        ("diagram --dim 1", "unrecognized arguments: --dim 1"),
         ("pi", "spec_dim0.json: no image spec there; make it with generate_PCD_PI.py"),
         ("curves --logs empty", "empty: no log there; expected a log, the folder of a run, or one of logs"),
         ("curves --logs text.csv", "text.csv: no epochs found; expected the log.csv of train_teacher.py or"),
         ("curves --logs words.csv", "words.csv: not readable as a log (could not convert string to float: 'high')"),
-        ("curves --logs words.csv logs", "logs/words.csv: the run words comes twice, also in words.csv"),
+        ("curves --logs words.csv logs", "logs/words.csv: the run words is duplicated, also in words.csv"),
     ],
 )
 def test_bad_input_is_one_line(monkeypatch, capsys, options, what):
     Path("empty").mkdir()
-    checkpoint.save(Path("bare.pth"), checkpoint.load(TEACHER)["model"])
+    Path("empty/file").touch()
+    weights = checkpoint.load(TEACHER)["model"]
+    checkpoint.save(Path("bare.pth"), weights)
+    checkpoint.save(Path("nan.pth"), weights | {"conv1.weight": weights["conv1.weight"] * float("nan")})
     save_network(Path("wide.pth"), "resnet8x4")
     Path("text.csv").write_text("no log\n")
     for name in ("words.csv", "logs/words.csv"):
@@ -424,9 +534,24 @@ def test_bad_input_is_one_line(monkeypatch, capsys, options, what):
     assert not Path("results").exists()
 
 
+def test_umap_keeps_clusters_together():
+    """Two clusters far apart: in the plane each point's nearest neighbour is of its own cluster; a seed repeats it."""
+    pytest.importorskip("umap", exc_type=ImportError)
+    rng = np.random.default_rng(0)
+    features = np.concatenate([rng.normal(0, 1, (20, WIDTH)), rng.normal(20, 1, (20, WIDTH))]).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its dependencies
+        points, parameters = figure_data.embed(features, "umap", 3)
+        again, _ = figure_data.embed(features, "umap", 3)
+    assert parameters == "15 neighbours, minimum distance 0.1"
+    np.testing.assert_array_equal(points, again)
+    distances = np.linalg.norm(points[:, None] - points, axis=2) + np.diag(np.full(40, np.inf))
+    assert (distances.argmin(axis=1) // 20).tolist() == [0] * 20 + [1] * 20
+
+
 def test_classes_by_name_and_number(monkeypatch):
     names = ["apple", "bear", "2"]
     info = types.SimpleNamespace(class_names=lambda data_dir: names if data_dir == "here" else None)
     monkeypatch.setitem(dataset_dict, "fruit", info)
-    assert class_names(types.SimpleNamespace(dataset="fruit", data_dir="here")) == names
+    assert class_names(Data(dataset="fruit", data_dir="here", device=torch.device("cpu"))) == names
     assert figure_data.choose_classes(names, ["bear", "0", "2"]) == [1, 0, 2]

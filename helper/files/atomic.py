@@ -47,7 +47,10 @@ def cannot_write(path: Path, error: OSError, option: str | None = None) -> UserE
             f"cannot write {path}: {error.strerror}; what was saved before is intact: make room, then run the same "
             "command again (a training run with --resume)"
         )
-    what = f"cannot write {path}: {error.strerror}"
+    reason = error.strerror
+    if error.errno == errno.EEXIST:  # said of a folder to be made where a file is
+        reason = os.strerror(errno.ENOTDIR)
+    what = f"cannot write {path}: {reason}"
     if option is not None:
         return UserError(f"{option}: {what}; give another path")
     return RunStopped(f"{what}; what was saved before is intact")
