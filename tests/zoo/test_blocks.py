@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from reference_c import array, average, kinds
+from support.layers import array, average, kinds
 from torch import nn
 
 from distiller_zoo.blocks import BatchNorm, bottleneck, pearson, regressor, safe_norm, to_smaller

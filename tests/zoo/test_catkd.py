@@ -3,16 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from reference_c import CLASSES, array, assert_descends, assert_finite, assert_gradient, average, make_pair, weights
-from reference_c import make_case as case
+from support.layers import array, average
+from support.zoo import CLASSES, make_case, make_pair
 from torch import nn
 
 from distiller_zoo import Output, Pair, distiller_dict
-
-
-def make_case(map_s=(5, 8, 8), map_t=(10, 4, 4), **options):
-    pair = make_pair(map_s=map_s, map_t=map_t)
-    return pair, *case("catkd", pair, **options)
 
 
 def attention(last_map, classifier, resolution, form):
@@ -28,10 +23,11 @@ def attention(last_map, classifier, resolution, form):
 @pytest.mark.parametrize("form", ["normalised", "raw"])
 @pytest.mark.parametrize("resolution", [1, 2, 4])
 def test_formula(resolution, form):
-    pair, loss, student, teacher, batch = make_case(resolution=resolution, form=form)
-    maps_s = attention(student.last_map, pair.classifier_s, resolution, form)
-    maps_t = attention(teacher.last_map, pair.classifier_t, resolution, form)
-    assert loss(student, teacher, batch).item() == pytest.approx(((maps_s - maps_t) ** 2).mean())
+    pair = make_pair(map_s=(5, 8, 8), map_t=(7, 4, 4))
+    case = make_case("catkd", pair, resolution=resolution, form=form)
+    maps_s = attention(case.student.last_map, pair.classifier_s, resolution, form)
+    maps_t = attention(case.teacher.last_map, pair.classifier_t, resolution, form)
+    assert case.value().item() == pytest.approx(((maps_s - maps_t) ** 2).mean())
 
 
 def test_raw_maps_by_hand():
@@ -39,82 +35,67 @@ def test_raw_maps_by_hand():
     classifier = nn.Linear(1, 1)
     nn.init.constant_(classifier.weight, 2)
     nn.init.constant_(classifier.bias, 1)
-    loss = distiller_dict["catkd"].loss(
-        Pair((), (), classifier_s=classifier, classifier_t=classifier), form="raw", resolution=1
-    )
+    pair = Pair((), (), classifier_s=classifier, classifier_t=classifier)
+    loss = distiller_dict["catkd"].loss(pair, form="raw", resolution=1)
     student, teacher = torch.tensor([[[[2.0, 4.0]]]]), torch.tensor([[[[1.0]]]])
     assert loss(Output([], None, student), Output([], None, teacher), None).item() == 16
 
 
 def test_the_mean_of_an_activation_map_is_the_logit():
-    pair, loss, student, *_ = make_case(resolution=1)
-    signs = loss.attention(student.last_map, pair.classifier_s).squeeze(2)  # one pixel: normalised to the sign
-    assert torch.equal(signs, pair.classifier_s(student.last_map.mean((2, 3))).sign())
+    case = make_case("catkd", resolution=1, form="raw")
+    logits = case.pair.classifier_s(case.student.last_map.mean((2, 3)))
+    torch.testing.assert_close(case.loss.attention(case.student.last_map, case.pair.classifier_s).squeeze(2), logits)
 
 
-def test_a_teacher_with_itself_and_scaled_activations_has_no_loss():
-    pair, loss, _, teacher, batch = make_case()
-    classifier = nn.Linear(10, CLASSES).double()
-    classifier.weight.data, classifier.bias.data = 7 * pair.classifier_t.weight.data, 7 * pair.classifier_t.bias.data
-    loss = distiller_dict["catkd"].loss(make_pair(classifier_s=classifier))
-    assert loss(teacher, teacher, batch).item() == pytest.approx(0, abs=1e-20)
+@pytest.mark.parametrize("form", ["normalised", "raw"])
+def test_the_size_of_a_networks_activations_is_seen_in_raw_maps_alone(form):
+    pair = make_pair()
+    scaled = nn.Linear(pair.map_t[0], CLASSES).double()
+    scaled.weight.data, scaled.bias.data = 7 * pair.classifier_t.weight.data, 7 * pair.classifier_t.bias.data
+    case = make_case("catkd", make_pair(classifier_s=scaled, classifier_t=pair.classifier_t), form=form)
+    assert (case.loss(case.teacher, case.teacher, case.batch) > 0.1) == (form == "raw")
 
 
 def test_the_students_classifier_learns_and_is_not_the_losss_own():
-    pair, loss, student, teacher, batch = make_case()
-    loss(student, teacher, batch).backward()
-    assert pair.classifier_s.weight.grad.abs().sum() > 0 and pair.classifier_t.weight.grad is None
-    assert not list(loss.parameters()) and not loss.state_dict()
-    leaves = (student.last_map.requires_grad_(), pair.classifier_s.weight, pair.classifier_s.bias)
-    assert torch.autograd.gradcheck(lambda *_: loss(student, teacher, batch), leaves)
-
-
-def test_gradient():
-    assert_gradient(*make_case()[1:])
-
-
-@pytest.mark.parametrize("count", [1, 4])
-@pytest.mark.parametrize("make", [torch.randn, torch.zeros, torch.ones])
-def test_any_batch_has_a_finite_loss(count, make):
-    assert_finite(*make_case(count=count, make=make)[1:])
+    case = make_case("catkd")
+    classifier = case.pair.classifier_s
+    assert not list(case.loss.parameters()) and not case.loss.state_dict()
+    assert torch.autograd.gradcheck(lambda *_: case.value(), (classifier.weight, classifier.bias))
+    case.value().backward()
+    assert classifier.weight.grad.any() and case.pair.classifier_t.weight.grad is None
 
 
 def test_activations_of_zero_have_a_finite_loss():
-    pair, loss, student, teacher, batch = make_case(make=torch.zeros)
-    nn.init.zeros_(pair.classifier_s.bias)
-    assert_finite(loss, student, teacher, batch)
+    case = make_case("catkd", fill=(0, 0))
+    nn.init.zeros_(case.pair.classifier_s.bias)
+    value = case.value()
+    value.backward()
+    assert value.isfinite() and case.student.last_map.grad.isfinite().all()
 
 
 def test_maps_smaller_than_the_resolution():
-    _, loss, *outputs = make_case(map_s=(5, 2, 2), map_t=(10, 1, 1), resolution=4)
-    assert_finite(loss, *outputs)
+    case = make_case("catkd", make_pair(map_s=(5, 2, 2), map_t=(7, 1, 1)), resolution=4)
+    assert case.value().isfinite()
 
 
-def test_it_descends():
-    assert_descends(*make_case()[1:])
-
-
-def test_entry():
-    method = distiller_dict["catkd"]
-    assert weights("catkd") == (1, 0, 15) and not method.trainable
-    assert method.options == {"form": "normalised", "resolution": 2}
-    published = {  # CAT-KD's configurations
-        ("resnet56", "resnet20"): 0.7,
-        ("resnet110", "resnet32"): 1.8,
-        ("wrn_40_2", "wrn_40_1"): 1.5,
-        ("wrn_40_2", "wrn_16_2"): 12,
-        ("vgg13", "vgg8"): 4.5,
-        ("vgg13", "MobileNetV2"): 15,
-        ("resnet32x4", "resnet8x4"): 15,
-        ("ResNet50", "MobileNetV2"): 40,
-        ("wrn_40_2", "ShuffleV1"): 80,
-        ("resnet32x4", "ShuffleV1"): 600,
-        ("resnet32x4", "ShuffleV2"): 600,
+def test_weights_and_forms_of_single_pairs():
+    """CAT-KD's configurations; IF_NORMALIZE is False for the six pairs of one family."""
+    published = {
+        ("resnet56", "resnet20"): (0.7, "raw", 2),
+        ("resnet110", "resnet32"): (1.8, "raw", 2),
+        ("wrn_40_2", "wrn_40_1"): (1.5, "raw", 2),
+        ("wrn_40_2", "wrn_16_2"): (12, "raw", 2),
+        ("vgg13", "vgg8"): (4.5, "raw", 2),
+        ("resnet32x4", "resnet8x4"): (15, "raw", 2),
+        ("vgg13", "MobileNetV2"): (15, "normalised", 2),
+        ("ResNet50", "MobileNetV2"): (40, "normalised", 2),
+        ("wrn_40_2", "ShuffleV1"): (80, "normalised", 4),
+        ("resnet32x4", "ShuffleV1"): (600, "normalised", 4),
+        ("resnet32x4", "ShuffleV2"): (600, "normalised", 4),
     }
-    assert {pair: special["beta"] for pair, special in method.by_pair.items()} == published
-    for (teacher, student), beta in published.items():
-        form = "raw" if teacher[:3] == student[:3] else "normalised"  # of one family: IF_NORMALIZE is False there
-        resolution = 4 if student.startswith("Shuffle") else 2
-        source = "published: CAT-KD's configurations"
-        assert method.settings(teacher, student) == (beta, {"form": form, "resolution": resolution}, source)
+    method = distiller_dict["catkd"]
+    assert method.by_pair.keys() == published.keys()
+    for pair, (beta, form, resolution) in published.items():
+        options = {"form": form, "resolution": resolution}
+        assert method.settings(*pair) == (beta, options, "published: CAT-KD's configurations")
     assert method.settings("vgg13", "resnet20")[2].startswith("assumed")

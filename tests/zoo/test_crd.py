@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from reference_c import CLASSES, array, assert_descends, assert_finite, assert_gradient, make_case, make_pair, weights
+from support.layers import array
+from support.zoo import CLASSES, make_case, make_pair
 
 from distiller_zoo import Batch, distiller_dict
 
-SMALL = {"feat_dim": 4, "nce_k": 6}
 NEGATIVES = torch.tensor([[0, 2, 3, 5, 6, 2], [1, 1, 4, 8, 10, 11], [0, 1, 3, 4, 6, 7], [0, 1, 3, 4, 6, 9]])
 
 
 def fixed(**options):
-    """A case whose negatives are always the same."""
-    loss, *rest = make_case("crd", **SMALL | options)
-    loss.draw = lambda labels: NEGATIVES[: len(labels)]
-    return loss, *rest
+    """(loss, student, teacher, batch) whose negatives are always the same."""
+    case = make_case("crd", **options)
+    case.loss.draw = lambda labels: NEGATIVES[: len(labels)]
+    return case.loss, case.student, case.teacher, case.batch
 
 
 def unit(x):
@@ -55,9 +55,10 @@ def test_formula_over_two_steps():
 def test_gathering_the_vectors_gives_the_same_loss_and_gradients():
     torch.manual_seed(0)
     pair = make_pair(labels=torch.randint(CLASSES, (200,)))
-    loss, student, teacher, _ = make_case("crd", pair, feat_dim=16, nce_k=300)
+    case = make_case("crd", pair, feat_dim=16, nce_k=300)
+    loss, student, teacher = case.loss, case.student, case.teacher
     batch = Batch(pair.labels[:4], torch.arange(4))
-    x = student.features[-1].requires_grad_()
+    x = student.features[-1]
     drawn = torch.cat([batch.indices[:, None], loss.draw(batch.labels)], dim=1)
     loss.draw = lambda labels: drawn[:, 1:]
     expected = 0.0
@@ -85,7 +86,7 @@ def test_the_memories_start_on_the_unit_sphere_in_all_directions():
 
 def test_negatives_are_uniform_over_the_images_of_other_classes():
     labels = torch.tensor([2, 0, 1, 2, 2, 0, 1, 2, 2])
-    loss, *_ = make_case("crd", make_pair(labels=labels), nce_k=4000)
+    loss = make_case("crd", make_pair(labels=labels), nce_k=4000).loss
     drawn = loss.draw(torch.tensor([0, 1, 2, 2]))
     assert drawn.shape == (4, 4000)
     for label, row in zip((0, 1, 2, 2), drawn, strict=True):
@@ -93,9 +94,7 @@ def test_negatives_are_uniform_over_the_images_of_other_classes():
         assert counts[labels == label].sum() == 0
         assert scipy.stats.chisquare(counts[labels != label]).pvalue > 0.01
     assert not torch.equal(drawn[2], drawn[3])
-    same = (
-        (drawn[:, 1:] == drawn[:, :-1]).double().mean(dim=1)
-    )  # independent: neighbours agree as often as chance has it
+    same = (drawn[:, 1:] == drawn[:, :-1]).double().mean(dim=1)  # neighbours agree as often as chance has it
     torch.testing.assert_close(same, torch.tensor([1 / 7, 1 / 7, 1 / 4, 1 / 4]).double(), rtol=0, atol=0.03)
 
 
@@ -111,53 +110,10 @@ def test_the_order_of_the_batch_does_not_matter():
     torch.testing.assert_close(other.state_dict(), loss.state_dict())
 
 
-def test_a_saved_state_continues_bit_by_bit():
-    loss, student, teacher, batch = make_case("crd", **SMALL)
-    loss(student, teacher, batch)
-    saved, random = copy.deepcopy(loss.state_dict()), torch.get_rng_state()
-    values = [loss(student, teacher, batch) for _ in range(2)]
-    torch.manual_seed(99)
-    resumed = distiller_dict["crd"].loss(make_pair(), **SMALL).double()
-    resumed.load_state_dict(saved)
-    torch.set_rng_state(random)
-    assert values == [resumed(student, teacher, batch) for _ in range(2)]
-    assert all(torch.equal(x, resumed.state_dict()[name]) for name, x in loss.state_dict().items())
-
-
-def test_buffers_follow_the_module():
-    loss, *_ = make_case("crd", **SMALL)
-    assert {name for name, x in loss.named_buffers() if x.dtype == torch.float64} == {
-        *("memory_s", "memory_t", "Z_s", "Z_t"),
-    }
-    assert all(x.device.type == "meta" for x in loss.to("meta").buffers())
-
-
 def test_features_in_half_precision_leave_the_memory_in_float32():
-    loss, student, teacher, batch = make_case("crd", **SMALL)
-    select = distiller_dict["crd"].select
-    halves = [x._replace(features=select([torch.zeros(4), x.features[-1].bfloat16()])) for x in (student, teacher)]
-    assert loss.float()(*halves, batch).dtype == torch.float32
-    torch.testing.assert_close(loss.memory_s.norm(dim=1), torch.ones(12))
-
-
-def test_gradient():
-    loss, student, teacher, batch = fixed(nce_t=0.5, nce_m=1.0)
-    loss(student, teacher, batch)  # sets Z
-    assert_gradient(loss, student, teacher, batch)
-
-
-@pytest.mark.parametrize("count", [1, 4])
-@pytest.mark.parametrize("make", [torch.randn, torch.zeros, torch.ones])
-def test_any_batch_has_a_finite_loss(count, make):
-    assert_finite(*make_case("crd", count=count, make=make, **SMALL))
-
-
-def test_it_descends():
-    loss, student, teacher, batch = fixed(nce_m=1.0)  # the memory stands still
-    assert_descends(loss, student, teacher, batch)
-
-
-def test_entry():
-    method = distiller_dict["crd"]
-    assert weights("crd") == (1, 0, 0.8) and method.trainable  # RepDistiller's scripts
-    assert method.options == {"feat_dim": 128, "nce_k": 16384, "nce_t": 0.07, "nce_m": 0.5}
+    case = make_case("crd", dtype=torch.float32)
+    for output in (case.student, case.teacher):
+        output.features[-1] = output.features[-1].bfloat16().float()
+    case.value()
+    assert case.loss.memory_s.dtype == torch.float32
+    torch.testing.assert_close(case.loss.memory_s.norm(dim=1), torch.ones(12))

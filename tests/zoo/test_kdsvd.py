@@ -5,20 +5,14 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from reference_b import (
-    DEGENERATE,
-    array,
-    at_smaller_size,
-    check_entry,
-    check_finite,
-    check_fits,
-    check_gradients,
-    setup,
-)
 from scipy.stats import ortho_group
+from support.layers import array
+from support.zoo import make_case, make_pair, shapes
 
-from distiller_zoo import Output, distiller_dict
+from distiller_zoo import Output
 from distiller_zoo.kdsvd import principal_vector
+
+SMALL = shapes((2, 2, 3, 4), (4, 4, 2, 2))
 
 
 def by_decomposition(stages):
@@ -35,22 +29,26 @@ def by_decomposition(stages):
     return total
 
 
+def setup(sizes_t=(4, 4, 2, 2), count=3):
+    return make_case("kdsvd", make_pair(SMALL, shapes((3, 3, 4, 5), sizes_t)), count)
+
+
 @pytest.mark.parametrize("sizes_t", [(4, 4, 2, 2), (8, 8, 4, 2), (4, 2, 2, 1)])
 def test_formula(sizes_t):
-    loss, student, teacher, batch = setup("kdsvd", sizes_t=sizes_t)
-    pairs = [at_smaller_size(student.features[i], teacher.features[i]) for i in (1, 2, 3)]
+    case = setup(sizes_t)
+    pairs = list(case.stages())
     images = [[[torch.from_numpy(maps[i]).flatten(1) for maps in pair] for pair in pairs] for i in range(3)]
     expected = sum(by_decomposition(stages) for stages in images).item() / 3
-    assert loss(student, teacher, batch).item() == pytest.approx(expected, rel=1e-9)
+    assert case.value().item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_gradient_is_that_of_a_full_decomposition():
     """Which exists where singular values are distinct."""
-    loss, student, teacher, batch = setup("kdsvd")
-    features = student.features[1:4]
-    pairs = list(zip(features, teacher.features[1:4], strict=True))
+    case = setup()
+    features = case.student.features[1:4]
+    pairs = list(zip(features, case.teacher.features[1:4], strict=True))
     expected = sum(by_decomposition([(s[i].flatten(1), t[i].flatten(1)) for s, t in pairs]) for i in range(3)) / 3
-    gradients = (torch.autograd.grad(each, features) for each in (loss(student, teacher, batch), expected))
+    gradients = (torch.autograd.grad(each, features) for each in (case.value(), expected))
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-12)
 
@@ -71,52 +69,31 @@ def test_gradient_is_of_ordinary_size_where_no_first_vector_is_defined(rows):
     assert maps.grad.isfinite().all() and maps.grad.abs().max() < 10
 
 
-def mixed(student):
+def mixed(output):
     """Channels that are orthogonal mixtures of the channels, times 5: the same vectors over the pixels."""
     features = []
-    for i, feature in enumerate(student.features[:-1]):
+    for i, feature in enumerate(output.features[1:-1]):
         matrix = torch.from_numpy(ortho_group.rvs(feature.shape[1], random_state=i))
         features.append(5 * torch.einsum("ij,bjhw->bihw", matrix, feature))
-    return student._replace(features=[*features, None])
+    return output._replace(features=[None, *features, None])
 
 
 def test_the_channels_mixture_scale_and_sign_do_not_matter():
-    loss, student, teacher, batch = setup("kdsvd")
-    before = loss(student, teacher, batch).item()
+    case = setup()
+    before = case.value().item()
     assert before > 1e-3
-    assert loss(mixed(student), teacher, batch).item() == pytest.approx(before, rel=1e-9)
-    assert loss(student, mixed(teacher), batch).item() == pytest.approx(before, rel=1e-9)
-    assert loss(mixed(teacher), teacher, batch).item() < 1e-24
+    assert case.loss(mixed(case.student), case.teacher, case.batch).item() == pytest.approx(before, rel=1e-9)
+    assert case.loss(case.student, mixed(case.teacher), case.batch).item() == pytest.approx(before, rel=1e-9)
+    assert case.loss(mixed(case.teacher), case.teacher, case.batch).item() < 1e-24
 
 
 def test_pixels_by_hand():
     """Each image's maps have rank one: the vectors are (3, 4) / 5 and (1, 0), the teacher's (1, 0) twice."""
     column = torch.tensor([1.0, -2.0])[None, :, None, None]
     tilted, straight = (column * torch.tensor(row)[None, None, None] for row in ([3.0, 4.0], [2.0, 0.0]))
-    loss, _, _, batch = setup("kdsvd", count=1)
+    case = setup(count=1)
     student, teacher = Output([None, tilted, straight, None], None), Output([None, straight, straight, None], None)
     differences = np.array([[0.6 - 1, 0.6], [0.8 - 1, 0.8]]), np.array([[0.0, 1.0], [-1.0, 0.0]])
     s, t = (np.exp(-(each**2) / 8) for each in differences)
-    assert loss(student, teacher, batch).item() == pytest.approx(((s - t) ** 2).sum(), rel=1e-5)
+    assert case.loss(student, teacher, case.batch).item() == pytest.approx(((s - t) ** 2).sum(), rel=1e-5)
     assert array(principal_vector(-tilted))[0] == pytest.approx([0.6, 0.8])
-
-
-@DEGENERATE
-def test_short_and_constant_batches(count, fill):
-    check_finite("kdsvd", count, fill)
-
-
-def test_gradients():
-    check_gradients("kdsvd")
-
-
-def test_fits_a_batch():
-    check_fits("kdsvd", rate=5.0)
-
-
-def test_entry():
-    """mdistiller's default, weight 1 beside cross entropy, belongs to a term over other vectors."""
-    method = distiller_dict["kdsvd"]
-    assert (method.gamma, method.alpha, method.beta, method.options) == (1, 0, 1, {})
-    assert method.source.startswith("assumed: ")
-    check_entry("kdsvd")

@@ -5,21 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from reference_b import (
-    DEGENERATE,
-    array,
-    at_smaller_size,
-    check_entry,
-    check_finite,
-    check_fits,
-    check_gradients,
-    setup,
-    through,
-)
 from scipy import integrate, stats
+from support.layers import array, at_smaller_size, through
+from support.zoo import make_case, make_pair, only_map, shapes
 from torch import nn
 
-from distiller_zoo import Batch, Output, Pair, distiller_dict
+from distiller_zoo import Batch, Pair, distiller_dict
 from distiller_zoo.ofd import margins
 
 
@@ -64,15 +55,26 @@ def test_rounding_makes_no_margin_positive():
 
 @pytest.mark.parametrize("sizes_s", [(4, 4, 2, 2), (4, 2, 2, 1), (8, 8, 4, 2)])
 def test_formula(sizes_s):
-    loss, student, teacher, batch = setup("ofd", sizes_s=sizes_s)
+    case = make_case("ofd", make_pair(shapes((2, 2, 3, 4), sizes_s), shapes((3, 3, 4, 5), (4, 4, 2, 2))))
     expected = 0.0
     for stage, weight in zip((1, 2, 3), (1 / 4, 1 / 2, 1), strict=True):
-        s = through(loss.connectors[stage - 1], array(student.features[stage]))
-        s, t = at_smaller_size(torch.from_numpy(s), teacher.features[stage])
-        t = np.maximum(t, array(loss.get_buffer(f"margin{stage - 1}")))
+        s = through(array(case.student.features[stage]), case.loss.connectors[stage - 1])
+        s, t = at_smaller_size(s, array(case.teacher.features[stage]))  # the teacher's raw values
+        t = np.maximum(t, array(case.loss.get_buffer(f"margin{stage - 1}")))
         terms = [0 if a <= b <= 0 else (a - b) ** 2 for a, b in zip(s.flat, t.flat, strict=True)]
         expected += weight * sum(terms) / len(s)
-    assert loss(student, teacher, batch).item() == pytest.approx(expected, rel=1e-12)
+    assert case.value().item() == pytest.approx(expected, rel=1e-12)
+
+
+def by_hand(student, teacher):
+    """The loss of two maps of one channel without a connector.
+
+    A normal variable of deviation 1 and mean 0 has the margin -sqrt(2 / pi), here scaled to -0.8.
+    """
+    norm = batch_norm(0.8 / math.sqrt(2 / math.pi), 0)
+    loss = distiller_dict["ofd"].loss(Pair(((1, 1, 1),) * 3, ((1, 1, 1),) * 3, norms_t=[norm])).double()
+    loss.connectors[0] = nn.Identity()
+    return loss(only_map([[student]]), only_map([[teacher]]), Batch(torch.zeros(1), None)).item()
 
 
 @pytest.mark.parametrize(
@@ -80,59 +82,13 @@ def test_formula(sizes_s):
     [(1.5, 2, 0.25), (3, 2, 1), (-2, 1, 9), (0.5, -0.25, 0.5625), (-0.5, -0.25, 0), (0, -9, 0.64), (-1, -9, 0)],
 )
 def test_one_element_by_hand(s, t, expected):
-    """A normal variable of deviation 1 and mean 0 has the margin -sqrt(2 / pi), here scaled to -0.8."""
-    norm = batch_norm(0.8 / math.sqrt(2 / math.pi), 0)
-    loss = distiller_dict["ofd"].loss(Pair(((1, 1, 1),) * 3, ((1, 1, 1),) * 3, norms_t=[norm])).double()
-    loss.connectors[0] = nn.Identity()
-    _, student, teacher, batch = setup("ofd", count=1)
-    student, teacher = (
-        each._replace(features=[None, torch.full((1, 1, 1, 1), value, dtype=torch.double), None])
-        for each, value in ((student, s), (teacher, t))
-    )
-    assert loss(student, teacher, batch).item() == pytest.approx(expected, abs=1e-12)
+    assert by_hand([[s]], [[t]]) == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_larger_map_of_the_teacher_is_pooled_before_the_cut_by_hand():
     """-3 and 1 have the mean -1, which the margin -0.8 cuts to -0.8; cut first, they would have the mean 0.1."""
-    norm = batch_norm(0.8 / math.sqrt(2 / math.pi), 0)
-    shapes = ((1, 1, 1),) * 3
-    loss = distiller_dict["ofd"].loss(Pair(shapes, shapes, norms_t=[norm])).double()
-    loss.connectors[0] = nn.Identity()
-    student, teacher = torch.tensor([[[[0.2]]]]).double(), torch.tensor([[[[-3.0, 1.0]]]]).double()
-    found = loss(*(Output([None, x, None], None) for x in (student, teacher)), Batch(torch.zeros(1), None))
-    assert found.item() == pytest.approx(1.0)
+    assert by_hand([[0.2]], [[-3.0, 1.0]]) == pytest.approx(1.0)
 
 
-def test_margins_are_no_part_of_the_checkpoint_and_follow_the_module():
-    loss = setup("ofd")[0]
-    assert not any("margin" in name for name in loss.state_dict())
-    assert loss.to(torch.float32).margin0.dtype == torch.float32 and loss.to("meta").margin2.is_meta
-
-
-@pytest.mark.parametrize("norms", [(), (nn.BatchNorm2d(3), None, nn.BatchNorm2d(5))])
-def test_a_teacher_without_batch_norms_is_refused(norms):
-    shapes = ((2, 4, 4),) * 4 + ((2,),)
-    with pytest.raises(ValueError, match="needs a teacher whose pre-activations come from a batch norm"):
-        distiller_dict["ofd"].loss(Pair(shapes, shapes, norms_t=norms))
-
-
-@DEGENERATE
-@pytest.mark.parametrize("sizes", [(4, 4, 2, 2), (4, 4, 2, 1)])
-def test_short_and_constant_batches(count, fill, sizes):
-    check_finite("ofd", count, fill, sizes_s=sizes, sizes_t=sizes)
-
-
-def test_gradients():
-    check_gradients("ofd")
-
-
-def test_fits_a_batch():
-    check_fits("ofd", rate=0.01)
-
-
-def test_entry():
-    """mdistiller's defaults: weight 0.001 beside cross entropy, on pre-activations."""
-    method = distiller_dict["ofd"]
-    assert (method.gamma, method.alpha, method.beta, method.options) == (1, 0, 0.001, {})
-    assert method.preact_s and method.preact_t
-    check_entry("ofd")
+def test_margins_are_no_part_of_the_checkpoint():
+    assert not any("margin" in name for name in make_case("ofd").loss.state_dict())

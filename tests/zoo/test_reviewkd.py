@@ -3,20 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from reference_c import (
-    NARROW,
-    WIDE,
-    array,
-    assert_descends,
-    assert_finite,
-    assert_gradient,
-    average,
-    kinds,
-    make_case,
-    make_pair,
-    through,
-    weights,
-)
+from support.layers import array, average, kinds, through
+from support.zoo import SHAPES_S, SHAPES_T, make_case, make_pair
 
 from distiller_zoo import distiller_dict
 from distiller_zoo.reviewkd import hierarchical_context_loss
@@ -35,14 +23,14 @@ def context(s, t):
     return halves @ terms / halves.sum()
 
 
-@pytest.mark.parametrize("shapes", [(NARROW, WIDE), (WIDE, NARROW)])
+@pytest.mark.parametrize("shapes", [(SHAPES_S, SHAPES_T), (SHAPES_T, SHAPES_S)])
 def test_formula(shapes):
-    loss, student, teacher, batch = make_case("reviewkd", make_pair(*shapes))
-    levels_s, levels_t = ([array(x) for x in output.features[1:]] for output in (student, teacher))
+    case = make_case("reviewkd", make_pair(*shapes))
+    levels_s, levels_t = ([array(x) for x in output.features[1:]] for output in (case.student, case.teacher))
     levels_s[-1], levels_t[-1] = levels_s[-1][:, :, None, None], levels_t[-1][:, :, None, None]
     expected, fused = 0.0, None
     for level in (3, 2, 1, 0):
-        fusion = loss.fusions[level]
+        fusion = case.loss.fusions[level]
         x = through(levels_s[level], fusion.reduce)
         if level < 3:
             fused = nearest(fused, x.shape[2])
@@ -50,7 +38,7 @@ def test_formula(shapes):
             x = weight[:, [0]] * x + weight[:, [1]] * fused
         fused = x
         expected += context(through(nearest(x, levels_t[level].shape[2]), fusion.expand), levels_t[level])
-    assert loss(student, teacher, batch).item() == pytest.approx(expected)
+    assert case.value().item() == pytest.approx(expected)
 
 
 def test_context_loss_by_hand():
@@ -63,7 +51,7 @@ def test_context_loss_by_hand():
 
 @pytest.mark.parametrize("pooled, width", [(5, 5), (700, 512)])
 def test_the_fused_maps_are_as_wide_as_the_pooled_vector_512_at_most(pooled, width):
-    loss = distiller_dict["reviewkd"].loss(make_pair([*NARROW[:-1], (pooled,)]))
+    loss = distiller_dict["reviewkd"].loss(make_pair([*SHAPES_S[:-1], (pooled,)]))
     for fusion in loss.fusions:
         assert kinds(fusion.reduce) == ["conv1", "BatchNorm"] and kinds(fusion.expand) == ["conv3", "BatchNorm"]
     assert {fusion.reduce[0].out_channels for fusion in loss.fusions} == {width}
@@ -71,30 +59,9 @@ def test_the_fused_maps_are_as_wide_as_the_pooled_vector_512_at_most(pooled, wid
     assert all(kinds(fusion.attention) == ["conv1", "Sigmoid"] for fusion in fusing) and deepest.attention is None
 
 
-def test_networks_of_different_depths_are_refused():
-    with pytest.raises(ValueError, match="found 3 for the student and 2 for the teacher"):
-        distiller_dict["reviewkd"].loss(make_pair(shapes_t=WIDE[1:]))
-
-
-def test_gradient():
-    assert_gradient(*make_case("reviewkd"))
-
-
-@pytest.mark.parametrize("count", [1, 4])
-@pytest.mark.parametrize("make", [torch.randn, torch.zeros, torch.ones])
-def test_any_batch_has_a_finite_loss(count, make):
-    assert_finite(*make_case("reviewkd", count=count, make=make))
-
-
-def test_it_descends():
-    assert_descends(*make_case("reviewkd"))
-
-
-def test_entry():
-    method = distiller_dict["reviewkd"]
-    assert weights("reviewkd") == (1, 0, 5) and method.trainable and not method.options
-    assert (method.preact_s, method.preact_t, method.warmup) == (False, True, 20)
-    published = {  # ReviewKD's script
+def test_weights_of_single_pairs():
+    """ReviewKD's script."""
+    published = {
         ("resnet56", "resnet20"): 0.6,
         ("resnet110", "resnet32"): 1,
         ("wrn_40_2", "wrn_16_2"): 5,
@@ -104,7 +71,8 @@ def test_entry():
         ("resnet32x4", "ShuffleV1"): 5,
         ("resnet32x4", "ShuffleV2"): 8,
     }
-    assert {pair: special["beta"] for pair, special in method.by_pair.items()} == published
-    assert method.settings("resnet56", "resnet20") == (0.6, {}, "published: ReviewKD's script")
-    beta, _, source = method.settings("vgg13", "vgg8")
-    assert beta == 5 and source.startswith("assumed")
+    method = distiller_dict["reviewkd"]
+    assert method.by_pair.keys() == published.keys()
+    for pair, beta in published.items():
+        assert method.settings(*pair) == (beta, {}, "published: ReviewKD's script")
+    assert method.settings("vgg13", "vgg8")[2].startswith("assumed")

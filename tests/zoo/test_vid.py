@@ -5,76 +5,44 @@ import math
 import numpy as np
 import pytest
 import torch
-from reference_b import (
-    DEGENERATE,
-    array,
-    at_smaller_size,
-    check_entry,
-    check_finite,
-    check_fits,
-    check_gradients,
-    setup,
-    through,
-)
 from scipy.stats import norm
+from support.layers import array, at_smaller_size, through
+from support.zoo import make_case
 
-from distiller_zoo import distiller_dict
 
-
-@pytest.mark.parametrize("sizes_t", [(4, 4, 2, 2), (8, 8, 4, 4), (2, 2, 1, 1)])
-def test_is_the_gaussian_negative_log_likelihood_without_its_constant(sizes_t):
-    loss, student, teacher, batch = setup("vid", sizes_t=sizes_t)
+def test_formula():
+    """The Gaussian negative log-likelihood without its constant; the larger map is averaged before the regressor."""
+    case = make_case("vid")
     expected = 0.0
     for stage in (1, 2, 3):
-        raw = torch.nn.init.normal_(loss.raw_variances[stage - 1])
-        s, t = at_smaller_size(student.features[stage], teacher.features[stage])
+        raw = torch.nn.init.normal_(case.loss.raw_variances[stage - 1])
+        s, t = at_smaller_size(*(array(output.features[stage]) for output in (case.student, case.teacher)))
         deviation = np.sqrt(np.log(1 + np.exp(array(raw))) + 1e-5)[:, None, None]
-        density = norm.logpdf(t, through(loss.regressors[stage - 1], s), deviation)
+        density = norm.logpdf(t, through(s, case.loss.regressors[stage - 1]), deviation)
         expected -= (density + 0.5 * math.log(2 * math.pi)).mean()
-    assert loss(student, teacher, batch).item() == pytest.approx(expected, rel=1e-12)
+    assert case.value().item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("variance", [5.0, 0.3])
 def test_the_variance_is_the_option_at_first(variance):
     """A regressor of zero and a teacher of zero leave half the logarithm of the variance, once for each stage."""
-    loss, student, teacher, batch = setup("vid", fill=0.0, variance=variance)
-    assert loss(student, teacher, batch).item() == pytest.approx(3 * 0.5 * math.log(variance), rel=1e-6)
+    found = make_case("vid", fill=(0, 0), variance=variance).value()
+    assert found.item() == pytest.approx(3 * 0.5 * math.log(variance), rel=1e-6)
 
 
 def test_the_best_variance_of_a_channel_is_its_mean_squared_error():
-    loss, student, teacher, batch = setup("vid")
-    for stage, (regress, raw) in enumerate(zip(loss.regressors, loss.raw_variances, strict=True), 1):
-        error = (regress(student.features[stage]) - teacher.features[stage]).square().mean((0, 2, 3))
-        raw.data = (error - 1e-5).expm1().log().detach()
-    gradients = torch.autograd.grad(loss(student, teacher, batch), list(loss.raw_variances))
-    assert max(gradient.abs().max() for gradient in gradients) < 1e-12
+    case = make_case("vid")
+    # The first stage's maps are of equal size.
+    regressed = case.loss.regressors[0](case.student.features[1])
+    error = (regressed - case.teacher.features[1]).square().mean((0, 2, 3))
+    case.loss.raw_variances[0].data = (error - 1e-5).expm1().log().detach()
+    (gradient,) = torch.autograd.grad(case.value(), [case.loss.raw_variances[0]])
+    assert gradient.abs().max() < 1e-12
 
 
-def test_depends_on_neither_the_order_of_the_batch_nor_that_of_the_pixels():
-    loss, student, teacher, batch = setup("vid")
-    turned = [
-        each._replace(features=[f.flip(0, 2) if f.ndim == 4 else f.flip(0) for f in each.features])
-        for each in (student, teacher)
-    ]
-    assert loss(*turned, batch).item() == pytest.approx(loss(student, teacher, batch).item(), rel=1e-12)
-
-
-@DEGENERATE
-def test_short_and_constant_batches(count, fill):
-    check_finite("vid", count, fill)
-
-
-def test_gradients():
-    check_gradients("vid")
-
-
-def test_fits_a_batch():
-    check_fits("vid", rate=30.0, variance=0.1)
-
-
-def test_entry():
-    """RepDistiller's scripts: weight 1 beside cross entropy, predicted variance 5 at first."""
-    method = distiller_dict["vid"]
-    assert (method.gamma, method.alpha, method.beta, method.options) == (1, 0, 1, {"variance": 5})
-    assert method.source.startswith("published") and not method.preact_s
-    check_entry("vid")
+def test_does_not_depend_on_the_order_of_the_pixels():
+    case = make_case("vid")
+    before = case.value().item()
+    for output in (case.student, case.teacher):
+        output.features[1:4] = [feature.flip(2) for feature in output.features[1:4]]
+    assert case.value().item() == pytest.approx(before, rel=1e-12)
