@@ -160,9 +160,12 @@ def replaced_student(
     )
     device = next(student.parameters()).device
     try:
-        return method.make_student(student, pair, options).to(device, memory_format=torch.channels_last)
-    except ValueError as error:
-        raise UserError(f"--distill {key}: {error} (train_student.py --list shows options and pairs)") from None
+        deployed = method.make_student(student, pair, options).to(device, memory_format=torch.channels_last)
+        feature_shapes(deployed, image_size)  # shows whether the part fits where it was put
+        return deployed
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--distill {key}: {reason} (train_student.py --list shows options and pairs)") from None
 
 
 def load_replaced(replaced: dict[str, Any], student: nn.Module, num_classes: int, image_size: int) -> nn.Module:
