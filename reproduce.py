@@ -7,6 +7,9 @@
     python reproduce.py --table cifar100_homogeneous --epochs 24     # every schedule shortened to a tenth
     python reproduce.py --figure pi --row vgg13:MobileNetV2
     python reproduce.py --table ablation_loss --dry_run              # the commands of the stages that would run
+    python reproduce.py --table all --dry_run --estimate             # hours and GPU-hours of every table
+    python reproduce.py --table cifar100_homogeneous --gpus 0,1,3 --jobs 6      # two runs on each of three GPUs
+    python reproduce.py --table cifar100_homogeneous --ray auto      # on a cluster of machines that share this folder
 
 Finished runs are skipped and interrupted ones resumed, so the same command continues after any stop. All arms of one
 seed run before the next seed. A shortened schedule has names of its own (_e24), and its passes over the training set
@@ -17,42 +20,61 @@ import helper.cli.early  # noqa: F401
 
 # isort: split
 
+from pathlib import Path
+
 import torch
 
 from helper.cli.parser import Parser, run
-from helper.cli.types import device, positive
+from helper.cli.types import device, number, positive
 from helper.data import load_data
 from helper.errors import UserError
 from helper.experiments.catalogue import FIGURES, TABLES, Table, scaled
+from helper.experiments.cluster import RayRunner, check_shared, connect, resources
+from helper.experiments.estimate import Estimate
+from helper.experiments.jobs import Job
 from helper.experiments.listing import describe
-from helper.experiments.local import Runner
+from helper.experiments.local import Runner, visible_gpus
 from helper.experiments.plan import Planner, find, find_arms, find_table, undefined
-from helper.settings import Data
+from helper.files.paths import ROWS
+from helper.report.results import read_runs
+from helper.settings import WHOLE, Data, Number
 
 
 def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
+def indices(text: str) -> list[int]:
+    return [number(WHOLE)(part) for part in text.split(",")]
+
+
 def get_args_parser() -> Parser:
     parser = Parser(description=__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--list", action="store_true", help="print all tables, rows, arms and figures")
-    what.add_argument("--table", type=names, metavar="NAME,...", help="one or more of " + ", ".join(TABLES))
+    what.add_argument("--table", type=names, metavar="NAME,...", help="all, or some of " + ", ".join(TABLES))
     what.add_argument("--figure", type=str.lower, choices=list(FIGURES), help="one figure of the paper")
     parser.add_argument("--row", type=names, metavar="TEACHER:STUDENT,...", help="(default: all rows of the table)")
     parser.add_argument(
         "--methods", type=names, metavar="NAME,...", help="arms, or any method of distiller_zoo (default: the table's)"
     )
     parser.add_argument("--trials", type=positive, help="seeds of every arm (default: the table's)")
-    parser.add_argument("--jobs", type=positive, default=1, help="runs at once (default: %(default)s)")
     parser.add_argument(
         "--epochs", type=positive, help="of the students; decay points and all else in proportion (default: published)"
     )
     parser.add_argument("--dry_run", action="store_true", help="print the commands, run nothing")
+    parser.add_argument("--estimate", action="store_true", help="with --dry_run: print how long it takes on GPUs")
     parser.add_argument("--data_dir", default="data", help="of all stages (default: %(default)s)")
     parser.add_argument("--device", type=device, help="of all stages (default: cuda if there is one)")
     parser.add_argument("--amp", choices=["off", "bf16"], help="of teachers and students (default: the table's)")
+    here = parser.add_argument_group("on this machine")
+    here.add_argument("--jobs", type=positive, help="runs at once (default: one a GPU; one without GPUs)")
+    here.add_argument("--gpus", type=indices, metavar="N,...", help="GPUs that they share (default: all visible ones)")
+    cluster = parser.add_argument_group("on several machines that share this folder")
+    cluster.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster: auto, host:port, or local (this machine)")
+    cluster.add_argument(
+        "--gpus_per_job", type=number(Number(float, 0.01, 1)), metavar="SHARE", help="of a GPU (default: 1)"
+    )
     return parser
 
 
@@ -60,22 +82,67 @@ def main(args) -> None:
     if args.list:
         print(describe())
         return
-    data_dir = args.data_dir if args.data_dir != "data" else None
-    planner = Planner(data_dir, str(args.device) if args.device else None, args.amp)
-    tables = plan_figure(args, planner) if args.figure else plan_tables(args, planner)
+    check_options(args)
+    if args.table == ["all"]:
+        args.table = list(TABLES)
+    gpus = [] if args.ray else visible_gpus(args.gpus, args.device)
+    if args.estimate:
+        print(Estimate(read_runs(ROWS)).report(by_table(args)))
+        return
+    planner = new_planner(args)
+    tables = plan_figure(args, planner) if args.figure else plan_tables(args, args.table, planner)
     jobs = list(planner.jobs.values())
     if args.dry_run:
         print("\n".join(f"# {job.name}: finished" if job.finished else job.shell() for job in jobs))
         return
-    if args.jobs > 1:  # a download is for one process alone
+    at_once = args.jobs or max(1, len(gpus))
+    ray = connect(args.ray) if args.ray else None
+    if at_once > 1 or ray is not None:  # a download is for one process alone
         for dataset in {table.dataset for table in tables}:
             load_data(Data(dataset=dataset, data_dir=args.data_dir, device=torch.device("cpu")))
     print(f"{sum(job.finished for job in jobs)} of {len(jobs)} jobs are finished", flush=True)
-    Runner(args.jobs).run(jobs)
+    if ray is None:
+        Runner(at_once, gpus).run(jobs)
+        return
+    check_shared(ray, Path.cwd())
+    on_cpu = args.device is not None and args.device.type == "cpu"
+    RayRunner(ray, resources(ray, args.gpus_per_job, on_cpu)).run(jobs)
 
 
-def plan_tables(args, planner: Planner) -> list[Table]:
-    tables = [find_table(name) for name in args.table]
+def check_options(args) -> None:
+    """Refuse what would do nothing."""
+    unsuited = [("gpus", "--ray"), ("jobs", "--ray")] if args.ray else [("gpus_per_job", "no --ray")]
+    for option, where in unsuited:
+        if getattr(args, option) is not None:
+            raise UserError(f"--{option}: has no effect with {where}; leave it out")
+    if args.estimate and not args.dry_run:
+        raise UserError("--estimate: has no effect without --dry_run; give both")
+
+
+def new_planner(args) -> Planner:
+    """A planner with the user's options for all stages. Which GPU a job uses is not one of them."""
+    data_dir = args.data_dir if args.data_dir != "data" else None
+    return Planner(data_dir, args.device.type if args.device else None, args.amp)
+
+
+def by_table(args) -> dict[str, list[Job]]:
+    """The jobs of each table, those shared with others included, or of the figure."""
+    if args.figure:
+        planner = new_planner(args)
+        plan_figure(args, planner)
+        return {args.figure: list(planner.jobs.values())}
+    found = {}
+    for name in args.table:
+        planner = new_planner(args)
+        plan_tables(args, [name], planner)
+        found[name] = list(planner.jobs.values())
+    if len(found) > 1:
+        found["in all"] = list({job.name: job for jobs in found.values() for job in jobs}.values())
+    return found
+
+
+def plan_tables(args, names: list[str], planner: Planner) -> list[Table]:
+    tables = [find_table(name) for name in names]
     for table in tables:
         table = scaled(table, args.epochs or table.student.epochs)
         rows = [find("--row", row, {row: row for row in table.rows}) for row in args.row or table.rows]

@@ -20,7 +20,8 @@ OURS = "assumed: a question of this project"
 FIELD = "assumed: baselines of the field; the paper's printed tables were not at hand"
 # The methods of distiller_zoo beside KD, by their names in tables; a test compares them.
 BASELINES = tuple(
-    """FitNet AT SP CC VID RKD PKT AB FT FSP NST KD-SVD CRD OFD SRRL SemCKD ReviewKD SimKD DKD DIST CAT-KD""".split()
+    """FitNet AT SP CC VID RKD PKT AB FT FSP NST KD-SVD CRD OFD SRRL SemCKD ReviewKD SimKD DKD DIST CAT-KD
+    CRCD MGD CTKD MLKD NORM""".split()
 )
 
 

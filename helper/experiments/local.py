@@ -16,11 +16,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from graphlib import TopologicalSorter
 
+import torch
+
+from ..errors import UserError
 from ..files import lock
 from ..files.paths import ROOT
 from .jobs import LAST_LINES, Job, Tally, before
 
-STOP = "stop"
+STOP = "stop"  # an event
 LOOK_EVERY = 1.0  # seconds between looks at folders in use, and at whether somebody reads
 POSTPONED = lock.InUse.exit_code
 
@@ -175,6 +178,34 @@ class Runner:
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
+
+def visible_gpus(asked: Sequence[int] | None, device: torch.device | None) -> list[str]:
+    """The GPUs to use, each as CUDA_VISIBLE_DEVICES names it for a job that sees it alone; empty on the CPU.
+
+    asked: their numbers as PyTorch counts them here; None: all, or the one that the device names.
+    """
+    if device is not None and device.type == "cpu":
+        if asked is not None:
+            raise UserError("--gpus: has no effect with --device cpu; leave one of them out")
+        return []
+    if device is not None and device.index is not None:
+        if asked is not None:
+            raise UserError(f"--gpus: found together with --device {device}; leave one of them out")
+        asked = [device.index]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    named = [name.strip() for name in given.split(",")] if given else [str(index) for index in range(count)]
+    if asked is None:
+        return named[:count]
+    text = ",".join(map(str, asked))
+    if len(set(asked)) < len(asked):
+        raise UserError(f"--gpus: found {text}, in which a GPU is duplicated")
+    unknown = [index for index in asked if index >= count]
+    if unknown:
+        what = "this PyTorch sees no GPU" if count == 0 else f"this machine has {count}, numbered from 0"
+        raise UserError(f"--gpus: found {text}, but {what}")
+    return [named[index] for index in asked]
 
 
 def cores() -> int:
