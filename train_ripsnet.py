@@ -29,7 +29,7 @@ from helper.cli.parser import Parser, read, run
 from helper.clouds.embedding import Embedder
 from helper.clouds.fitting import CloudData, fit_ripsnet, fits_in_memory, predict
 from helper.clouds.layers import layer_width
-from helper.clouds.store import CloudSet, images_of, locked
+from helper.clouds.store import CLAIM, CloudSet, images_of, locked
 from helper.data import load_data
 from helper.errors import UserError
 from helper.files import checkpoint
@@ -113,10 +113,10 @@ def fit_dimension(dim: int, teacher: Network, train_images: ImageSet, args) -> N
 def complete_set(folder: Path, dim: int, expected: dict[str, Any]) -> tuple[ImageSpec, CloudSet]:
     """The images of a dimension and their spec, which must say what is expected; UserError if stage 2 is not done."""
     path = spec_file(folder, dim)
+    if (folder / CLAIM).is_file() and not quality_file(folder, dim).is_file():
+        raise UserError(f"{folder}: the images of dimension {dim} are not complete; run generate_PCD_PI.py again")
     spec = load_spec(path)
     check_spec(spec, path, expected)
-    if not quality_file(folder, dim).is_file():
-        raise UserError(f"{folder}: the images of dimension {dim} are not complete; run generate_PCD_PI.py again")
     return spec, CloudSet.of(folder, spec)
 
 
