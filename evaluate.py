@@ -14,6 +14,10 @@ nats. With --amp bf16 it gives the accuracy that a run with --amp bf16 logged; w
 float32. Point clouds are --batch_size consecutive test images, both networks in eval mode.
 """
 
+import helper.cli.early  # noqa: F401
+
+# isort: split
+
 import json
 from pathlib import Path
 from typing import Any

@@ -279,12 +279,16 @@ class RipsNetChoice:
         CODE + ": all, of which three quarters train",
     )
 
-    def folder_name(self, dim: int) -> str:
-        """Of the RipsNet of one homology dimension, in the folder of its clouds."""
-        name = f"ripsnet_dim{dim}_{self.operator}"
+    def name(self, dim: int) -> str:
+        """Of the RipsNet of one homology dimension, as 'dim0_mean'."""
+        name = f"dim{dim}_{self.operator}"
         if self.ripsnet_clouds:
             name += f"_clouds{self.ripsnet_clouds}"
         return name
+
+    def folder_name(self, dim: int) -> str:
+        """Of the RipsNet of one homology dimension, in the folder of its clouds."""
+        return f"ripsnet_{self.name(dim)}"
 
 
 @dataclass(frozen=True, kw_only=True)

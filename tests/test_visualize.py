@@ -72,19 +72,20 @@ def teacher_network():
     return model
 
 
-def fit(dim):
-    """Stages 2 and 3: ten clouds, and a RipsNet that is not trained."""
+def fit(dim, clouds=TRAINING):
+    """Stages 2 and 3: ten clouds, and a RipsNet that is not trained, for the first `clouds` of the training part."""
     make_clouds("--dim", dim)
     torch.manual_seed(1)
     network = RipsNet(WIDTH, "mean")
     content = {"model": network.state_dict(), "operator": "mean", "spec": read_spec(dim)}
-    content["quality"] = {"r2": 0.0, "train_clouds": TRAINING}
-    checkpoint.save(ripsnet_folder(dim) / "best.pth", content)
+    content["quality"] = {"r2": 0.0, "train_clouds": clouds, "val_clouds": 10 - TRAINING}
+    folder = ripsnet_folder(dim) if clouds == TRAINING else ripsnet_folder(dim, clouds)
+    checkpoint.save(folder / "best.pth", content)
     return network
 
 
-def ripsnet_folder(dim):
-    return CLOUDS / RipsNetChoice(operator="mean").folder_name(dim)
+def ripsnet_folder(dim, clouds=None):
+    return CLOUDS / RipsNetChoice(operator="mean", ripsnet_clouds=clouds).folder_name(dim)
 
 
 def write_row(run, method, variant="", schedule="", folder="results/runs", **about):
@@ -226,6 +227,20 @@ def test_scatter_counts_pixels(drawn):
             centres = np.repeat(numbers(bins, key), counts.astype(int))
             np.testing.assert_allclose(np.sort(centres), np.sort(values.ravel()), atol=0.51 * width)
         assert ax.collections[0].get_array().sum() == 3 * 20
+
+
+def test_a_ripsnet_of_fewer_clouds_is_shown_on_the_same_validation_clouds(drawn):
+    network = fit(0, clouds=2)
+    call(visualize, "pi", *DATA, "--batch_size", POINTS, "--ripsnet_clouds", 2)
+    exact = read("images_dim0")
+    with torch.no_grad():
+        found = network(torch.from_numpy(read("clouds")[TRAINING:].astype(np.float32))).numpy()
+    expected = r2(found, exact[TRAINING:], exact[:2].mean(axis=0))
+    [figure] = drawn.values()
+    assert f"3 validation clouds of {POINTS} points, $R^2$ = {expected:.3f}" in texts(figure)
+    assert "RipsNet with mean pooling fitted to 2 clouds" in texts(figure)
+    rows = rows_of("pi_teacher_dim0_mean_clouds2")
+    assert {row["panel"] for row in rows} == {f"cloud {i}" for i in range(TRAINING, 10)}
 
 
 def test_a_density_worked_by_hand():
