@@ -1,7 +1,7 @@
 """Tables of results: runs that have finished, beside what was published.
 
     python make_tables.py                     # results/runs/*.csv, results/published.csv -> results/tables.md and .tex
-    python make_tables.py --into README.md    # and the CIFAR-100 tables into a file, between two marker lines
+    python make_tables.py --into results/README.md    # and the CIFAR-100 tables into a file, between marker lines
     python make_tables.py --runs results/demo/results/runs --out results/demo/tables.md
 
 The published pairs come first: last epochs, what topology adds to its control, best epochs. Then everything measured, a

@@ -496,14 +496,13 @@ def test_other_bad_input_is_one_line(runs, tmp_path, monkeypatch, capsys):
 
 
 def test_the_tables_in_the_repository_are_those_of_its_rows(tables, tmp_path):
-    for name in ("README.md", "results/tables.md", "results/tables.tex"):
-        copy = tmp_path / Path(name).name
-        copy.write_text((ROOT / name).read_text())
+    names = ("README.md", "tables.md", "tables.tex")
+    for name in names:
+        (tmp_path / name).write_text((ROOT / "results" / name).read_text())
     tables("--runs", ROOT / "results" / "runs", "--published", PUBLISHED, "--into", "README.md")
-    for name in ("README.md", "results/tables.md", "results/tables.tex"):
-        assert (tmp_path / Path(name).name).read_text() == (ROOT / name).read_text(), (
-            f"{name}: run make_tables.py again"
-        )
+    for name in names:
+        found = (tmp_path / name).read_text()
+        assert found == (ROOT / "results" / name).read_text(), f"results/{name}: run make_tables.py again"
 
 
 @pytest.mark.parametrize("path", ROWS, ids=lambda path: path.stem)
