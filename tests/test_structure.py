@@ -1,10 +1,7 @@
-"""The shape of the repository: which way imports go, how long scripts are, and that documented commands exist."""
+"""The shape of the repository: which way imports go, how long scripts are, what lies at the top."""
 
 import ast
 import graphlib
-import importlib
-import itertools
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -26,7 +23,6 @@ TOP_LEVEL = set(
     make_tables.py visualize.py models distiller_zoo dataset ripsnet helper save_t_models data results tests
     benchmarks""".split()
 )
-DOCUMENTS = ["README.md", *sorted(path.name for path in ROOT.glob("*.sh")), *(f"{name}.py" for name in SCRIPTS)]
 
 
 def sources(*folders):
@@ -88,45 +84,3 @@ def test_nothing_else_lies_at_the_top():
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     names = {name.split("/")[0] for name in listed.split("\0") if name and not name.startswith(".")}
     assert names <= TOP_LEVEL, names - TOP_LEVEL
-
-
-def commands(text):
-    """(script, [options]) of the commands in a text: every .py that Python runs or options follow."""
-    for line in re.sub(r"\\\n\s*", " ", text).splitlines():
-        for python, script, rest in re.findall(r'(python3? +|PYTHON"? +)?(?:\.\./)*([\w/]+)\.py\b([^#|;&`]*)', line):
-            options = re.findall(r"(?<=[\s'\[])(--?[a-zA-Z]\w*)", rest)
-            if python or options:
-                yield script, options
-
-
-def documented(name):
-    """Where a file says what to run: a script in its docstring, README and the shell scripts anywhere."""
-    text = (ROOT / name).read_text()
-    return ast.get_docstring(ast.parse(text)) if name.endswith(".py") else text
-
-
-def options_of(parser):
-    """The options of a parser and of the commands below it."""
-    for action in parser._actions:
-        yield from action.option_strings
-        if isinstance(action.choices, dict):
-            yield from itertools.chain(*map(options_of, action.choices.values()))
-
-
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_documented_commands_exist(name):
-    if not (ROOT / name).exists():
-        pytest.skip(f"there is no {name} yet")
-    found = list(commands(documented(name)))
-    assert found or name == "test.sh", f"{name} runs no script"
-    for script, options in found:
-        assert (ROOT / f"{script}.py").is_file(), f"{name}: python {script}.py"
-        if script not in SCRIPTS:
-            continue
-        unknown = set(options) - set(options_of(importlib.import_module(script).get_args_parser()))
-        assert not unknown, f"{name}: python {script}.py {unknown}"
-
-
-def test_commands_are_read_as_a_shell_reads_them():
-    text = 'x; "$PYTHON" ../a.py --one "$X" \\\n   --two=3 -d 5 # --three\npython b/c.py | tee --app\nstage d.py -r -1'
-    assert list(commands(text)) == [("a", ["--one", "--two", "-d"]), ("b/c", []), ("d", ["-r"])]
