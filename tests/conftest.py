@@ -9,9 +9,9 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from support.images import TINY  # noqa: E402
 
 from dataset import dataset_dict  # noqa: E402
-from support.images import TINY  # noqa: E402
 
 torch.set_num_threads(1)  # where a plugin has imported it earlier
 

@@ -8,10 +8,10 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-
-from helper import checkpoint
 from helper.checkpoint import load_network, weights_sha256
 from helper.options import RunStopped, UserError
+
+from helper import checkpoint
 from models import create_model
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.processes import ROOT, execute
+from support.running import CLOUDS, POINTS, TEACHER, call, make_clouds, refused, work_in
 
 import generate_PCD_PI
 import train_ripsnet
@@ -23,8 +25,6 @@ from helper.files import checkpoint
 from helper.student.topology import load_spec
 from helper.training import progress
 from models import create_model
-from support.processes import ROOT, execute
-from support.running import CLOUDS, POINTS, TEACHER, call, make_clouds, refused, work_in
 
 SET = ("--path_t", TEACHER, "--dataset", "noise", "--device", "cpu", "--batch_size", POINTS)
 FITTED = CLOUDS / "ripsnet_dim0_mean"

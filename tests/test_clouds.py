@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.gudhis import gudhi_bars, gudhi_image, released_recipe
+from support.running import CLASSES, CLOUDS, POINTS, TEACHER, make_clouds, make_teacher, work_in
 
 import generate_PCD_PI
 from dataset import TrainLoader, load_dataset
@@ -18,8 +20,6 @@ from helper.files import checkpoint
 from helper.networks import load_network
 from models import create_model
 from ripsnet import subsample_sigma
-from support.gudhis import gudhi_bars, gudhi_image, released_recipe
-from support.running import CLASSES, CLOUDS, POINTS, TEACHER, make_clouds, make_teacher, work_in
 
 
 def read(kind, folder=CLOUDS):

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helper.distillation import Distillation
+from helper.runs import TIME_COLUMNS
 from matplotlib import image as plt_image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata as hparams_metadata
@@ -21,8 +23,6 @@ import train_student
 from dataset import TrainLoader, load_dataset
 from distiller_zoo import KD, Method
 from helper import checkpoint, distillation, figures, loop
-from helper.distillation import Distillation
-from helper.runs import TIME_COLUMNS
 from models import create_model
 from ripsnet import ExactTopology, ImageSpec, RipsNet, RipsNetTopology
 

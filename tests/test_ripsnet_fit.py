@@ -11,6 +11,8 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from support.gudhis import gudhi_image
+from support.running import CLOUDS, POINTS, TEACHER, call, make_clouds, work_in
 
 import train_ripsnet
 from helper.clouds import fitting
@@ -22,8 +24,6 @@ from helper.files.run import Run
 from helper.settings import Fit, plain
 from helper.student.topology import load_spec
 from ripsnet import RipsNet
-from support.gudhis import gudhi_image
-from support.running import CLOUDS, POINTS, TEACHER, call, make_clouds, work_in
 
 CPU = torch.device("cpu")
 FITTED = CLOUDS / "ripsnet_dim0_mean"

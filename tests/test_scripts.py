@@ -13,6 +13,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from helper.options import Parser, run
 from test_clouds import CLASSES, POINTS, TEACHER, call, make_clouds, noise, refused, work_in
 from torch import nn
 
@@ -27,7 +28,6 @@ import train_teacher
 from dataset import DatasetInfo, dataset_dict
 from distiller_zoo import Method, Output, Pair, distiller_dict
 from helper import checkpoint
-from helper.options import Parser, run
 from models import create_model, model_dict
 
 ROOT = Path(__file__).resolve().parent.parent

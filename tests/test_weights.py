@@ -120,7 +120,10 @@ def test_topology_is_none_without_a_weight():
         ("--pcd_bn train", "--pcd_bn: has no effect with no topology term"),
         ("-d 5 --topology wasserstein --sigma_rule subsample", "--sigma_rule: has no effect with --topology wass"),
         ("-d 5 --topology wasserstein --operator sum", "--operator: has no effect with --topology wasserstein"),
-        ("-d 5 --topology wasserstein --dim 1", "--dim: found 1, but --topology wasserstein is defined for dimension 0"),
+        (
+            "-d 5 --topology wasserstein --dim 1",
+            "--dim: found 1, but --topology wasserstein is defined for dimension 0",
+        ),
         ("-d 5 --topology exact --operator mean", "--operator: has no effect with --topology exact"),
         ("-d 5 --topology exact --ripsnet_clouds 9", "--ripsnet_clouds: has no effect with --topology exact"),
         ("-d 5 --ripsnet x.pth --ripsnet_clouds 9", "--ripsnet_clouds: has no effect with --ripsnet"),

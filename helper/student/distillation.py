@@ -1,7 +1,7 @@
 """The student's objective: gamma * CE + alpha * KD + beta * L_other + delta * L_top (TopKD, ICML 2024, section 3)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,9 @@ from distiller_zoo import KD, Batch, Output, distiller_dict, forward, standardiz
 from ..clouds.layers import as_cloud, read_layer
 from ..settings import ResolvedLoss
 from ..training.objective import Objective, autocast
+
+if TYPE_CHECKING:
+    from .probe import Probe
 
 
 class Frozen(NamedTuple):
@@ -78,7 +81,7 @@ class Distillation(Objective):
         self.full_weights, self.epochs, self.strong_view = dict(self.weights), epochs, strong_view
         self.epoch_number = 1
         self.register_buffer("epoch", torch.ones((), dtype=torch.int64), persistent=False)
-        self.probe = None  # a Probe, where the run is diagnosed
+        self.probe: Probe | None = None  # where the run is diagnosed
 
     def begin(self, epoch: int) -> None:
         self.epoch_number = epoch

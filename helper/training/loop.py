@@ -18,7 +18,7 @@ from dataset import ImageSet, TrainLoader, test_batches
 from ..errors import Interrupted, RunStopped, UserError
 from ..files import checkpoint
 from ..files.run import Run
-from ..settings import Training
+from ..settings import ResolvedTraining
 from .events import Events
 from .interrupts import StopRequest
 from .meters import Meters
@@ -57,9 +57,8 @@ def evaluate(model: nn.Module, images: ImageSet, amp: str = "off", batch_size: i
     return 100 * correct.item() / len(images), loss.item() / len(images)
 
 
-def make_optimizer(objective: Objective, training: Training) -> torch.optim.Optimizer:
+def make_optimizer(objective: Objective, training: ResolvedTraining) -> torch.optim.Optimizer:
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    assert training.lr is not None
     return torch.optim.SGD(trained, training.lr, training.momentum, weight_decay=training.weight_decay, fused=True)
 
 
@@ -96,7 +95,7 @@ class Trainer:
         loader: TrainLoader,
         test_set: ImageSet,
         run: Run,
-        training: Training,
+        training: ResolvedTraining,
         deployed: dict[str, Any],
     ):
         self.objective, self.loader, self.test_set = objective, loader, test_set
@@ -265,7 +264,7 @@ def fit(
     loader: TrainLoader,
     test_set: ImageSet,
     run: Run,
-    training: Training,
+    training: ResolvedTraining,
     deployed: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """Train for training.epochs epochs and return the log, a dict an epoch. Saves after every epoch and when stopped.

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support.running import call, refused
 from torch import nn
 
 import evaluate
@@ -15,7 +16,7 @@ from dataset import ImageSet, TrainLoader, dataset_dict
 from distiller_zoo import distiller_dict
 from helper.cli.parser import read
 from helper.files import checkpoint
-from helper.settings import Clouds, Data, Loss, Repetition, Training
+from helper.settings import Clouds, Data, Loss, Repetition, ResolvedTraining, Training
 from helper.student.build import build_objective
 from helper.student.distillation import FirstStage
 from helper.student.pairs import PAIRS
@@ -23,7 +24,6 @@ from helper.student.weights import resolve
 from helper.training.loop import make_optimizer, train_steps
 from helper.training.meters import Meters
 from models import create_model
-from support.running import call, refused
 
 METHODS = list(distiller_dict)
 WITH_LOSS = [key for key, method in distiller_dict.items() if method.loss]
@@ -71,7 +71,7 @@ def build(key, pair, delta=5.0, amp="off", more=()):
 
 def epoch(objective, lr=1e-3):
     """Train for one epoch of two steps; the means of the terms."""
-    optimizer = make_optimizer(objective, Training(lr=lr))
+    optimizer = make_optimizer(objective, ResolvedTraining(lr=lr))
     meters = Meters(list(objective.weights), torch.device("cpu"))
     for _ in train_steps(objective, TrainLoader(images(), BATCH, seed=0), optimizer, 1, meters):
         pass
