@@ -18,6 +18,7 @@ import helper.cli.early  # noqa: F401
 # isort: split
 
 import dataclasses
+import json
 import time
 
 import torch
@@ -30,12 +31,11 @@ from helper.clouds.store import CloudSet, claim, images_of
 from helper.data import load_data
 from helper.errors import UserError
 from helper.files import lock
-from helper.files.atomic import write_json
+from helper.files.atomic import read_json, write_json
 from helper.files.paths import clouds_folder, spec_file, teacher_run
 from helper.files.provenance import versions
 from helper.networks import load_network
 from helper.settings import CloudMaking, Clouds, Data, Teacher
-from helper.student.topology import load_spec
 from helper.training.progress import Bar
 from ripsnet import ImageSpec, dim0_deaths, dim1_diagrams
 
@@ -135,7 +135,7 @@ def make_images(files: CloudSet, dim: int, clouds: Clouds, teacher_name: str) ->
 def is_written(spec: ImageSpec, files: CloudSet) -> bool:
     """Whether a set's spec is this one. One that is missing or damaged is another."""
     try:
-        return load_spec(spec_file(files.folder, spec.dim)) == spec
+        return json.dumps(read_json(spec_file(files.folder, spec.dim))) == json.dumps(spec.to_dict())
     except UserError:
         return False
 
