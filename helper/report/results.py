@@ -47,7 +47,8 @@ NONE = "-"
 
 Row = dict[str, str]
 Pair = tuple[str, str, str]
-Item, Key = TypeVar("Item"), TypeVar("Key", bound=Hashable)
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Label(NamedTuple):
