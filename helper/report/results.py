@@ -145,7 +145,7 @@ def read_run(path: Path) -> Row:
         absent = " and ".join(name for name in LATER_COLUMNS if name in missing)
         raise UserError(
             f"{path}: the row of an earlier version, it has no {absent}; remove it and run its command again with "
-            "--resume, which writes the row without training again"
+            "--resume, which regenerates it from the run's folder"
         )
     if len(rows) != 1 or missing:
         raise UserError(
