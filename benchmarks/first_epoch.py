@@ -47,7 +47,7 @@ def epoch(objective: Objective, loader: TrainLoader, training: Training) -> dict
     """Train for an epoch; the means of the terms and of the loss over its first and its last steps, and the time."""
     began, device = time.perf_counter(), loader.image_set.device
     optimizer, meters = make_optimizer(objective, training), Meters(list(objective.weights), device)
-    found = {}
+    found: dict[str, float] = {}
     for step in train_steps(objective, loader, optimizer, 1, meters):
         if step in (STEPS, len(loader)):
             meters.check(1, "this method has no row")

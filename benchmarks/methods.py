@@ -98,6 +98,7 @@ def peak_memory(variant: str, device: torch.device) -> float:
     """MiB, of a process of its own."""
     command = [sys.executable, "-m", "benchmarks.methods", "--peak", variant, "--device", str(device)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     printed = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
