@@ -224,7 +224,7 @@ def check_effect(
     if loss.first_epochs is not None and not (method.first_epochs and beta):
         refuse("first_epochs")
 
-    where = f"with --topology {topology}" if topology else "without a topology term (--delta 0)"
+    where = f"--topology {topology}" if topology else "no topology term (--delta 0)"
     given = {name: getattr(loss, name) for name in (*RIPSNET_OPTIONS, "tda_layer_s")}
     given |= {name: getattr(clouds, name) for name in (*IMAGE_OPTIONS, "dim", "tda_layer_t")}
     idle: tuple[str, ...] = ()
@@ -253,12 +253,11 @@ def check_effect(
 
 
 def refuse_without_effect(given: Mapping[str, Any], where: str) -> None:
-    """Refuse options, by name, that are not at their defaults although they do nothing. where: 'with ...' or 'without
-    ...', which says why."""
+    """Refuse options, by name, that are not at their defaults although they do nothing. where: why they do nothing."""
     own = defaults(RipsNetChoice, Clouds, Loss)
     for name, value in given.items():
         if value != own[name]:
-            raise UserError(f"--{name}: has no effect {where}; leave it out")
+            raise UserError(f"--{name}: has no effect with {where}; leave it out")
 
 
 def parse_options(texts: tuple[str, ...], method: Method) -> dict[str, Any]:
