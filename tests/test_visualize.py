@@ -10,28 +10,15 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.collections import LineCollection
-from test_clouds import (
-    CLASSES,
-    CLOUDS,
-    POINTS,
-    TEACHER,
-    call,
-    gudhi_bars,
-    gudhi_image,
-    make_clouds,
-    noise,
-    read,
-    read_spec,
-    refused,
-    work_in,
-)
-from test_scripts import NO_CUDA
+from support.gudhis import gudhi_bars, gudhi_image
+from support.running import CLASSES, CLOUDS, POINTS, TEACHER, call, make_clouds, noise, refused, work_in
 
 import visualize
 from dataset import TrainLoader, dataset_dict, load_dataset
 from helper.data import class_names
 from helper.files import checkpoint
-from helper.files.atomic import csv_bytes, write_json
+from helper.files.atomic import csv_bytes, read_json, write_json
+from helper.files.paths import spec_file
 from helper.report import figure_data, figures
 from helper.settings import Data, RipsNetChoice
 from models import create_model
@@ -41,7 +28,7 @@ WIDTH, TRAINING = 64, 7  # channels of resnet8; of the ten clouds, those that tr
 STUDENT = Path("save_s_models/resnet8-resnet8_noise_TopKD_trial1")
 PAIR = {"dataset": "noise", "teacher": "a", "student": "b", "teacher_sha256": "0"}
 WIDE = Path("save_s_models/wide/best.pth")
-DATA = ("--path_t", TEACHER, "--dataset", "noise", *NO_CUDA)
+DATA = ("--path_t", TEACHER, "--dataset", "noise", "--device", "cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +57,15 @@ def teacher_network():
     model = create_model("resnet8", CLASSES).eval()
     model.load_state_dict(checkpoint.load(TEACHER)["model"])
     return model
+
+
+def read(kind):
+    """What stage 2 left, chunk by chunk."""
+    return np.concatenate([np.load(path) for path in sorted((CLOUDS / kind).glob("*.npy"))])
+
+
+def read_spec(dim):
+    return read_json(spec_file(CLOUDS, dim))
 
 
 def fit(dim, clouds=TRAINING):

@@ -158,16 +158,16 @@ class Comparison:
         others = {"dim": self.clouds.dim, "tda_layer_t": self.clouds.tda_layer_t, "tda_layer_s": self.tda_layer_s}
         others["batch_size"] = self.clouds.batch_size
         if not self.with_images:
-            where = "without --topology images or --ripsnet"
+            where = "no --topology images and no --ripsnet"
             if self.spec:
-                raise UserError(f"--spec: has no effect {where}; leave it out")
+                raise UserError(f"--spec: has no effect with {where}; leave it out")
             refuse_without_effect(images, where)
         if self.ripsnet is None:
-            refuse_without_effect(of_ripsnet, "without --ripsnet")
+            refuse_without_effect(of_ripsnet, "no --ripsnet")
         elif self.ripsnet:
-            refuse_without_effect({"ripsnet_clouds": self.choice.ripsnet_clouds}, "with --ripsnet PATH")
+            refuse_without_effect({"ripsnet_clouds": self.choice.ripsnet_clouds}, "--ripsnet PATH")
         if not self.asked:
-            refuse_without_effect(others, "without --topology or --ripsnet")
+            refuse_without_effect(others, "no --topology and no --ripsnet")
 
 
 class TopologyComparison:
