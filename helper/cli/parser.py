@@ -185,7 +185,8 @@ def _open_streams() -> None:
         if stream is None:
             setattr(sys, name, open(os.devnull, "w"))
         elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+            with contextlib.suppress(OSError):  # of a stream whose descriptor has been replaced
+                stream.reconfigure(errors="replace")
 
 
 def _silence(stream: Any) -> None:
