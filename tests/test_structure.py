@@ -4,6 +4,7 @@ import ast
 import graphlib
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,26 +26,43 @@ TOP_LEVEL = set(
 )
 
 
+# The rooms of helper/, from the ground up: each may import those before it, and the files of its own folder.
+ROOMS = """errors settings distributed files data networks training clouds student experiments report""".split()
+BESIDE = {"cli": {"errors", "settings", "distributed"}}  # for the scripts alone
+
+
 def sources(*folders):
-    return [path for folder in folders for path in sorted((ROOT / folder).glob("*.py"))]
+    """The files in these folders, at any depth; of the top folder the scripts alone."""
+    found = []
+    for folder in folders:
+        found += sorted((ROOT / folder).glob("*.py") if folder == "." else (ROOT / folder).rglob("*.py"))
+    return found
+
+
+def name_of(path):
+    """helper/files/run.py -> 'helper.files.run'."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def imports(path):
     """Dotted names of the project's modules that a file imports, wherever in it."""
-    package = [path.parent.name] if path.parent != ROOT else []
+    package = list(path.relative_to(ROOT).parts[:-1])
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join([*(package if node.level else []), *filter(None, [node.module])])
+            outer = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*outer, *filter(None, [node.module])])
             names = [f"{base}.{alias.name}" for alias in node.names]
         else:
             continue
         for name in names:
             parts = name.split(".")
-            is_module = (ROOT / Path(*parts[:2])).with_suffix(".py").is_file()
-            if parts[0] in (*MAY_IMPORT, *SCRIPTS):
-                yield ".".join(parts[:2]) if is_module else parts[0]
+            if parts[0] not in (*MAY_IMPORT, *SCRIPTS):
+                continue
+            while parts and not ((ROOT / Path(*parts)).with_suffix(".py").is_file() or (ROOT / Path(*parts)).is_dir()):
+                parts.pop()
+            yield ".".join(parts)
 
 
 def test_imports_go_from_scripts_to_helper_to_the_rest():
@@ -54,20 +72,65 @@ def test_imports_go_from_scripts_to_helper_to_the_rest():
             assert found <= allowed, f"{path.relative_to(ROOT)} imports {found - allowed}"
 
 
+def test_imports_between_the_rooms_of_helper_go_down():
+    seen = set()
+    for path in sources("helper"):
+        room = Path(*path.relative_to(ROOT / "helper").parts[:1]).stem
+        if room == "__init__":
+            continue
+        below = BESIDE[room] if room in BESIDE else set(ROOMS[: ROOMS.index(room)])
+        found = {name.split(".")[1] for name in imports(path) if name.startswith("helper.")} - {room}
+        assert found <= below, f"{path.relative_to(ROOT)} imports {found - below}"
+        seen |= found
+    assert {"settings", "files", "training", "clouds"} <= seen
+    assert not list(imports(ROOT / "helper" / "errors.py"))
+
+
+def test_the_ground_floor_of_helper_is_small():
+    assert len([path for path in (ROOT / "helper").iterdir() if path.is_file()]) <= 8
+
+
 def test_no_module_imports_itself_by_a_detour():
-    graph = {}
-    for path in sources(".", *MAY_IMPORT):
-        name = path.stem if path.parent == ROOT else f"{path.parent.name}.{path.stem}".removesuffix(".__init__")
-        graph[name] = set(imports(path)) - {name}
-    assert {"helper.loop", "dataset"} <= graph["helper.distillation"] | graph["helper.data"]  # the graph is not empty
+    graph = {name_of(path): set(imports(path)) - {name_of(path)} for path in sources(".", *MAY_IMPORT)}
+    assert {"dataset", "helper.errors", "helper.settings"} <= graph["helper.data"]  # the graph is not empty
+    packages = {name for name in graph if (ROOT / name.replace(".", "/")).is_dir()}
+    for name in graph:  # what a file takes from its own package is a file of it, which is in the graph itself
+        graph[name] -= {package for package in packages if name.startswith(f"{package}.")}
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def names_in(path):
+    """Every name and attribute that stands in a file, and every parameter."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.arg):
+            yield node.arg
+
+
+def test_the_command_line_is_known_to_scripts_and_cli_alone():
+    for path in sources("helper"):
+        if path.parent.name != "cli":
+            found = {"Namespace", "argparse", "ArgumentParser"} & set(names_in(path))
+            assert not found or path.name == "checkpoint.py", f"{path}: {found}"  # which may find one in a file
+            parameters = {node.arg for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.arg)}
+            assert "args" not in parameters, path
+
+
+def test_what_only_reads_tables_does_not_load_torch():
+    code = "import sys, make_tables, helper.experiments.catalogue; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_is_read_in_one_sitting(name):
     lines = (ROOT / f"{name}.py").read_text().splitlines()
     assert len(lines) <= 280
-    assert lines[-2:] == ['if __name__ == "__main__":', "    run(main, get_args_parser())"]
+    assert lines[-2:] == ['if __name__ == "__main__":', "    run(main, get_args_parser)"]
+    first = next(line for line in lines if line.startswith(("import", "from")))
+    assert first == "import helper.cli.early  # noqa: F401"
 
 
 def test_files_are_never_unpickled():

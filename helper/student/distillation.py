@@ -1,7 +1,7 @@
 """The student's objective: gamma * CE + alpha * KD + beta * L_other + delta * L_top (TopKD, ICML 2024, section 3)."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +12,6 @@ from distiller_zoo import KD, Batch, Output, distiller_dict, forward, standardiz
 from ..clouds.layers import as_cloud, read_layer
 from ..settings import ResolvedLoss
 from ..training.objective import Objective, autocast
-
-if TYPE_CHECKING:
-    from .probe import Probe
 
 
 class Frozen(NamedTuple):
@@ -39,6 +36,14 @@ class Step(NamedTuple):
     logits: Tensor
     terms: dict[str, Tensor]
     feature: Tensor
+
+
+class Diagnosis(Protocol):
+    """What measures an objective after an epoch, and leaves it as it was: `helper.student.probe.Probe`."""
+
+    def diagnose(self, objective: "Distillation") -> dict[str, float]: ...
+
+    def figures(self, objective: "Distillation") -> dict[str, Any]: ...
 
 
 class Distillation(Objective):
@@ -81,7 +86,7 @@ class Distillation(Objective):
         self.full_weights, self.epochs, self.strong_view = dict(self.weights), epochs, strong_view
         self.epoch_number = 1
         self.register_buffer("epoch", torch.ones((), dtype=torch.int64), persistent=False)
-        self.probe: Probe | None = None  # where the run is diagnosed
+        self.probe: Diagnosis | None = None
 
     def begin(self, epoch: int) -> None:
         self.epoch_number = epoch
@@ -164,7 +169,7 @@ class Distillation(Objective):
     def diagnose(self) -> dict[str, float]:
         return {} if self.probe is None else self.probe.diagnose(self)
 
-    def figures(self) -> dict:
+    def figures(self) -> dict[str, Any]:
         return {} if self.probe is None else self.probe.figures(self)
 
 
