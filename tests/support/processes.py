@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -32,5 +33,7 @@ def enter(output, folder, point, script, *options):
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)
     output.close()
+    for number, name in ((1, "stdout"), (2, "stderr")):  # the ones that were inherited may expect a file
+        setattr(sys, name, open(number, "w", buffering=1, closefd=False))
     os.chdir(folder)
     killed.main(point, str(ROOT / script), *options)
