@@ -33,8 +33,7 @@ from models import create_model, fold_batchnorm
 from ripsnet import ExactTopology, ImageSpec, RipsNet, RipsNetTopology, WassersteinTopology
 
 BATCH = 64
-LR = 0.05
-TRAINING = Training(lr=LR)
+TRAINING = Training().resolved("resnet20")
 SPEC = ImageSpec(dim=0, sigma=0.35, sigma_rule="released", image_range=(0, 0, 1, 15), maximum=100.0)
 
 
@@ -109,7 +108,8 @@ class PlainDataset(Dataset):
 def plain(images: ImageSet) -> Iterator[int]:
     """A plain training loop, in float32."""
     student, teacher = networks(channels_last=False)
-    optimizer = torch.optim.SGD(student.parameters(), LR, TRAINING.momentum, weight_decay=TRAINING.weight_decay)
+    lr, momentum, weight_decay = TRAINING.lr, TRAINING.momentum, TRAINING.weight_decay
+    optimizer = torch.optim.SGD(student.parameters(), lr, momentum, weight_decay=weight_decay)
     data = PlainDataset(images)
     loader = DataLoader(data, BATCH, shuffle=True, num_workers=1, drop_last=True, persistent_workers=True)
     student.train()
