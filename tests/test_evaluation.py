@@ -388,9 +388,9 @@ def test_a_comparison_needs_a_teacher(monkeypatch, capsys, option):
         ("--topology bottleneck --spec x.json", "--spec: has no effect with no --topology images and no --ripsnet"),
         (
             "--topology bottleneck --resolution 10",
-            "--resolution: has no effect with no --topology images and no --ripsnet",
+            "--resolution: has no effect with no --topology images",
         ),
-        ("--topology bottleneck --range q99", "--range: has no effect with no --topology images and no --ripsnet"),
+        ("--topology bottleneck --range q99", "--range: has no effect with no --topology images"),
         ("--topology images --operator sum", "--operator: has no effect with no --ripsnet"),
         ("--ripsnet a.pth --ripsnet_clouds 5", "--ripsnet_clouds: has no effect with --ripsnet PATH"),
         ("--per_class --json", "--per_class: has no effect with --json without PATH"),
