@@ -3,12 +3,9 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
-
-# The value of a field that a method does not ask for. The types below are those that a loss is given which asks for it.
-ABSENT: Any = None
 
 
 class Output(NamedTuple):
@@ -19,9 +16,9 @@ class Output(NamedTuple):
     last_map: (B, C, H, W), whose mean over the pixels is the pooled vector; None if the method does not read it.
     """
 
-    features: Sequence[Tensor]
+    features: Sequence[Tensor | None]
     logits: Tensor
-    last_map: Tensor = ABSENT
+    last_map: Tensor | None = None
 
 
 class Batch(NamedTuple):
@@ -45,12 +42,12 @@ class Pair:
 
     shapes_s: Sequence[tuple[int, ...]]
     shapes_t: Sequence[tuple[int, ...]]
-    map_s: tuple[int, int, int] = ABSENT
-    map_t: tuple[int, int, int] = ABSENT
-    classifier_s: nn.Linear = ABSENT
-    classifier_t: nn.Linear = ABSENT
-    norms_t: Sequence[nn.BatchNorm2d] = ()
-    labels: Tensor = ABSENT
+    map_s: tuple[int, int, int] | None = None
+    map_t: tuple[int, int, int] | None = None
+    classifier_s: nn.Linear | None = None
+    classifier_t: nn.Linear | None = None
+    norms_t: Sequence[nn.Module | None] = ()
+    labels: Tensor | None = None
     batch_size: int = 64
     kd_T: float = 4.0
 
@@ -80,7 +77,7 @@ class Method:
 
     name: str
     citation: str
-    loss: Callable[..., nn.Module] = ABSENT
+    loss: Callable[..., nn.Module] | None = None
     gamma: float = 1.0
     alpha: float = 0.0
     beta: float = 1.0
@@ -105,7 +102,7 @@ class Method:
     @property
     def options(self) -> dict:
         """The loss's options and their defaults."""
-        parameters = inspect.signature(self.loss).parameters.values() if self.loss is not None else ()
+        parameters = inspect.signature(self.loss).parameters.values() if self.loss else ()
         return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
 
     def settings(self, teacher: str, student: str) -> tuple[float, dict, str]:
@@ -129,15 +126,15 @@ def classifier(network: nn.Module) -> tuple[str, nn.Linear]:
 
 def forward(
     network: nn.Module, images: Tensor, preact: bool = False, last_map: bool = False
-) -> tuple[list[Tensor], Tensor, Tensor]:
+) -> tuple[list[Tensor], Tensor, Tensor | None]:
     """(features, logits, the map before the pooling or None): what a network makes of images (B, 3, H, W).
 
     The map is what the network's submodule `pool` is given.
     """
     options = {"preact": True} if preact else {}
     if not last_map:
-        return *network(images, is_feat=True, **options), ABSENT
-    seen: list[Tensor] = []
-    with network.get_submodule("pool").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
+        return *network(images, is_feat=True, **options), None
+    seen = []
+    with network.pool.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
         features, logits = network(images, is_feat=True, **options)
     return features, logits, seen[0]
