@@ -66,5 +66,4 @@ def test_batches(image_set: ImageSet, batch_size: int = 1000) -> Iterator[tuple[
     return image_set.plain(torch.arange(len(image_set)).split(batch_size))
 
 
-# pytest would take it for a test wherever a test file imports it.
-test_batches.__test__ = False  # type: ignore[attr-defined]
+test_batches.__test__ = False  # pytest would take it for a test wherever a test file imports it

@@ -3,12 +3,9 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
-
-# The value of a field that a method does not ask for. The types below are those that a loss is given which asks for it.
-ABSENT: Any = None
 
 
 class Output(NamedTuple):
@@ -20,10 +17,10 @@ class Output(NamedTuple):
     strong: the Output for the strong view of the same images; None if the method asks for none.
     """
 
-    features: Sequence[Tensor]
+    features: Sequence[Tensor | None]
     logits: Tensor
-    last_map: Tensor = ABSENT
-    strong: "Output" = ABSENT
+    last_map: Tensor | None = None
+    strong: "Output | None" = None
 
 
 class Batch(NamedTuple):
@@ -34,7 +31,7 @@ class Batch(NamedTuple):
 
     labels: Tensor
     indices: Tensor
-    epoch: Tensor = ABSENT
+    epoch: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -51,12 +48,12 @@ class Pair:
 
     shapes_s: Sequence[tuple[int, ...]]
     shapes_t: Sequence[tuple[int, ...]]
-    map_s: tuple[int, int, int] = ABSENT
-    map_t: tuple[int, int, int] = ABSENT
-    classifier_s: nn.Linear = ABSENT
-    classifier_t: nn.Linear = ABSENT
-    norms_t: Sequence[nn.BatchNorm2d] = ()
-    labels: Tensor = ABSENT
+    map_s: tuple[int, int, int] | None = None
+    map_t: tuple[int, int, int] | None = None
+    classifier_s: nn.Linear | None = None
+    classifier_t: nn.Linear | None = None
+    norms_t: Sequence[nn.Module | None] = ()
+    labels: Tensor | None = None
     batch_size: int = 64
     kd_T: float = 4.0
 
@@ -98,7 +95,7 @@ class Method:
 
     name: str
     citation: str
-    loss: Callable[..., nn.Module] = ABSENT
+    loss: Callable[..., nn.Module] | None = None
     gamma: float = 1.0
     alpha: float = 0.0
     beta: float = 1.0
@@ -188,15 +185,15 @@ def classifier(network: nn.Module) -> tuple[str, nn.Linear]:
 
 def forward(
     network: nn.Module, images: Tensor, preact: bool = False, last_map: bool = False
-) -> tuple[list[Tensor], Tensor, Tensor]:
+) -> tuple[list[Tensor], Tensor, Tensor | None]:
     """(features, logits, the map before the pooling or None): what a network makes of images (B, 3, H, W).
 
     The map is what the network's submodule `pool` is given.
     """
     options = {"preact": True} if preact else {}
     if not last_map:
-        return *network(images, is_feat=True, **options), ABSENT
-    seen: list[Tensor] = []
-    with network.get_submodule("pool").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
+        return *network(images, is_feat=True, **options), None
+    seen = []
+    with network.pool.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
         features, logits = network(images, is_feat=True, **options)
     return features, logits, seen[0]

@@ -42,7 +42,7 @@ class OFD(nn.Module):
             self.register_buffer(f"margin{i}", margins(norm)[:, None, None], persistent=False)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        loss = torch.zeros(())
+        loss = 0.0
         stages = zip(self.connectors, student.features[1:-1], teacher.features[1:-1], strict=True)
         for i, (connect, s, t) in enumerate(stages):
             s, t = to_smaller(connect(s), t)

@@ -14,7 +14,6 @@ images, with the names of torchvision's weights.
 """
 
 import difflib
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -42,7 +41,7 @@ __all__ = [
     "resolve_name",
 ]
 
-model_dict: dict[str, Callable[..., nn.Module]] = {
+model_dict = {
     **{f"resnet{depth}": partial(ResNet, depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
     **{f"resnet{depth}x4": partial(ResNet, depth, widths=(32, 64, 128, 256)) for depth in (8, 32)},
     **{f"wrn_{depth}_{factor}": partial(WideResNet, depth, factor) for depth in (16, 40) for factor in (1, 2)},
@@ -104,8 +103,7 @@ def map_shape(model: nn.Module, image_size: int = 32) -> tuple[int, ...] | None:
     """(C, H, W) of the map that the submodule `pool` averages, as in `feature_shapes`; None if there is no `pool`."""
     if not hasattr(model, "pool"):
         return None
-    shapes: list[tuple[int, ...]] = []
-    pool = model.get_submodule("pool")
-    with pool.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[1:]))):
+    shapes = []
+    with model.pool.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[1:]))):
         feature_shapes(model, image_size)
     return shapes[0]
