@@ -28,7 +28,7 @@ from ripsnet import ImageSpec, dim0_images, dim1_images
 
 from ..errors import UserError
 from ..files import lock
-from ..files.atomic import npy, read_json, write_bytes, write_json
+from ..files.atomic import npy, read_json, remove, write_bytes, write_json
 from ..files.checkpoint import check_fields
 from ..files.paths import quality_file, spec_file
 
@@ -257,7 +257,7 @@ class CloudSet:
             self._refuse_in_use()
         self._withdraw(kind)
         for path in [*paths, self.folder / kind / CHECKSUMS]:  # the list last: chunks without one are of an old folder
-            path.unlink(missing_ok=True)
+            remove(path)
         self._sums[kind] = None
 
     def _withdraw(self, kind: str) -> None:
@@ -271,7 +271,7 @@ class CloudSet:
         if paths:
             self._refuse_in_use()
         for path in paths:
-            path.unlink()
+            remove(path)
 
     def _refuse_in_use(self) -> None:
         for folder in sorted(self.folder.glob("ripsnet_dim*")):
