@@ -92,13 +92,14 @@ def is_claimed(folder: Path, origin: Origin) -> bool:
 def claim(folder: Path, origin: Origin) -> None:
     """Make a folder that of clouds of an origin, and list chunks that are there without checksums.
 
-    The folder must be locked. UserError if it holds clouds of another origin, or of none that is known.
+    The folder must be locked. UserError if it holds clouds of another origin, of none that is known, or a list of
+    checksums that is damaged.
     """
     if not is_claimed(folder, origin):
         write_json(folder / CLAIM, asdict(origin))
     for kind in KINDS:
         chunks = sorted((folder / kind).glob("*.npy"))
-        if chunks and not (folder / kind / CHECKSUMS).is_file():
+        if _read_checksums(folder, kind) is None and chunks:
             print(f"{folder / kind}: its chunks have no checksums, and are taken for what {CLAIM} says", flush=True)
             _write_checksums(folder, kind, {path.name: _sha256(path.read_bytes()) for path in chunks})
 
