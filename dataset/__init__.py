@@ -18,6 +18,7 @@ __all__ = [
     "DatasetUnavailable",
     "EpochPlan",
     "FolderSet",
+    "LabelledImages",
     "ImageSet",
     "Recipe",
     "TrainLoader",
@@ -27,12 +28,14 @@ __all__ = [
     "test_batches",
 ]
 
+LabelledImages = ImageSet | FolderSet
+
 dataset_dict: dict[str, DatasetInfo] = {info.name: info for info in (cifar100, cifar10, digits, imagenet, imagenette)}
 
 
 def load_dataset(
     name: str, data_dir: str, device: torch.device | str = "cpu", workers: int = 0, on_first: Callable = call
-) -> tuple[ImageSet | FolderSet, ImageSet | FolderSet]:
+) -> tuple[LabelledImages, LabelledImages]:
     """The training and the test set of a name in dataset_dict: whole on the device as uint8, or as image files.
 
     workers: processes for each of the two sets that read image files ahead; 0 reads them in this one.

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dataset import ImageSet
+from dataset import LabelledImages
 from distiller_zoo import Pair, classifier
 from models import create_model, feature_shapes, fold_batchnorm, map_shape, preactivation_norms
 
@@ -28,7 +28,7 @@ def build_student(arch: str, num_classes: int, seed: int, device: torch.device) 
 
 
 def build_objective(
-    settings: StudentSettings, path_t: str | Path, student: nn.Module, teacher: Network, train_set: ImageSet
+    settings: StudentSettings, path_t: str | Path, student: nn.Module, teacher: Network, train_set: LabelledImages
 ) -> tuple[Distillation, float | None]:
     """The objective that the settings ask for, on the device; and the R^2 of its RipsNets.
 
@@ -60,7 +60,7 @@ def build_objective(
 
 
 def build_loss(
-    settings: StudentSettings, student: nn.Module, teacher: nn.Module, train_set: ImageSet
+    settings: StudentSettings, student: nn.Module, teacher: nn.Module, train_set: LabelledImages
 ) -> nn.Module | None:
     """L_other of the method for these networks; None where its weight is 0.
 
