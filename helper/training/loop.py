@@ -236,7 +236,8 @@ class Trainer:
         """Raise RunStopped if the loss of a step, or a weight now, is not finite: the loss of an epoch's last step
         does not show what its update did."""
         self.meters.check(self.progress.epoch, self.kept())
-        if not torch.stack([parameter.isfinite().all() for parameter in self.objective.parameters()]).all():
+        weights = [*self.objective.parameters(), *self.objective.student.buffers()]
+        if not torch.stack([weight.isfinite().all() for weight in weights]).all():
             raise RunStopped(
                 f"the weights became non-finite at epoch {self.progress.epoch}, step {self.progress.step}; "
                 f"{self.kept()}; a lower --lr or a smaller weight may help"
