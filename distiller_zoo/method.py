@@ -3,9 +3,12 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
+
+# {(teacher, student): {"beta", "source" or an option: value}}
+ByPair = Mapping[tuple[str, str], Mapping[str, Any]]
 
 # The value of a field that a method does not ask for. The types below are those that a loss is given which asks for it.
 ABSENT: Any = None
@@ -55,10 +58,17 @@ class Pair:
     map_t: tuple[int, int, int] = ABSENT
     classifier_s: nn.Linear = ABSENT
     classifier_t: nn.Linear = ABSENT
-    norms_t: Sequence[nn.BatchNorm2d] = ()
+    norms_t: Sequence[nn.BatchNorm2d | None] = ()
     labels: Tensor = ABSENT
     batch_size: int = 64
     kd_T: float = 4.0
+
+
+@runtime_checkable
+class FirstStaged(Protocol):
+    """A loss of a method with a first stage."""
+
+    def first_stage(self, student: Output, teacher: Output, batch: Batch) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,7 @@ class Method:
     alpha: float = 0.0
     beta: float = 1.0
     source: str = "assumed: the term is added as it is"
-    by_pair: Mapping[tuple[str, str], Mapping] = field(default_factory=dict)
+    by_pair: ByPair = field(default_factory=dict)
     elsewhere: str = ""
     standardized: Mapping = field(default_factory=dict)
     features: slice | tuple[int, ...] = ()
@@ -165,12 +175,12 @@ class Method:
         rates = [rate for beginning, rate in self.first_lr.items() if student.startswith(beginning)]
         return rates[0] if rates else lr
 
-    def select(self, features: list[Tensor]) -> list[Tensor | None]:
+    def select(self, features: Sequence[Tensor]) -> list[Tensor]:
         """The features that the method reads, in float32; None in place of all others."""
         count = len(features)
         read = self.features
         wanted = range(count)[read] if isinstance(read, slice) else [range(count)[index] for index in read]
-        return [feature.float() if i in wanted else None for i, feature in enumerate(features)]
+        return [feature.float() if i in wanted else ABSENT for i, feature in enumerate(features)]
 
 
 def keyword_only(build: Callable | None) -> dict:
