@@ -125,6 +125,7 @@ def main(args) -> None:
         report["teacher"] = network_report(teacher, args.path_t, logits_t, test_set.labels, names)
         report["agreement"] = agreement(logits, logits_t)
         if comparison:
+            assert points is not None and points_t is not None
             report["topology"] = comparison.measure(points, points_t)
     if args.adopt is not None:
         adopt(args.adopt, network, data.dataset, report["network"]["top1"])

@@ -161,10 +161,12 @@ def scatter_pixels(args) -> None:
             found, exact, mean_image = (
                 images.reshape(-1, *spec.resolution[::-1]).mean(dim=2) for images in (found, exact, mean_image)
             )
-        less_mean = [(images - mean_image).numpy() for images in (exact, found)]
+        deviations = [(images - mean_image).numpy() for images in (exact, found)]
         densities = [
             figures.Density.of("pixel values", "value", exact.numpy(), found.numpy()),
-            figures.Density.of("less the mean training image: what $R^2$ sees", "deviation", *less_mean),
+            figures.Density.of(
+                "less the mean training image: what $R^2$ sees", "deviation", deviations[0], deviations[1]
+            ),
         ]
         title = (
             f"{data.dataset}, {teacher.arch}, dimension {spec.dim}: {exact.shape[1]} distinct pixels of {len(exact):,} "

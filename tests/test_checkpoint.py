@@ -1,4 +1,4 @@
-"""helper/files/checkpoint.py and helper/networks.py: files written whole, and networks read from the files of four code bases and of none."""
+"""helper/files/checkpoint.py, helper/networks.py: files written whole, networks read from files of four code bases."""
 
 import os
 import pickle

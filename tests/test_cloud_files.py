@@ -254,9 +254,12 @@ def test_a_damaged_spec_is_one_line_that_names_it_once(made, clouds, monkeypatch
 @pytest.mark.parametrize("text", ["", "text", "0" * 64, f"{'0' * 64}  ../clouds.json\n", "\xff\n"])
 def test_a_damaged_list_of_checksums_is_named(made, clouds, monkeypatch, capsys, text):
     (clouds / "images_dim0" / "checksums.txt").write_bytes(text.encode("latin-1"))
-    line = refused(monkeypatch, capsys, train_ripsnet, *SET)
-    assert f"{clouds}/images_dim0/checksums.txt: not of the clouds" in line
-    assert f"remove {clouds}/images_dim0, and run" in line
+    before = contents(clouds)
+    for script in (train_ripsnet, generate_PCD_PI):
+        line = refused(monkeypatch, capsys, script, *SET)
+        assert f"{clouds}/images_dim0/checksums.txt: not of the clouds" in line
+        assert f"remove {clouds}/images_dim0, and run" in line
+    assert contents(clouds) == before
     shutil.rmtree(clouds / "images_dim0")
     make_clouds()
     assert contents(clouds) == contents(made)

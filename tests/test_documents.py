@@ -14,6 +14,7 @@ import scipy.stats
 import torch
 
 import models
+from distiller_zoo import distiller_dict
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("models", "distiller_zoo", "dataset", "ripsnet", "helper", "results", "save_t_models", "tests", "benchmarks")
@@ -157,6 +158,12 @@ def test_commands_are_read_as_a_shell_reads_them():
     text = 'x; "$PYTHON" ../a.py --one "$X" \\\n   --two=3 -d 5 # --three\npython b/c.py | tee --app\nstage d.py -r -1'
     assert list(commands(text)) == [("a", ["--one", "--two", "-d"]), ("b/c", []), ("d", ["-r"])]
     assert list(commands("python -m benchmarks.memory --output x")) == [("benchmarks/memory", ["--output"])]
+
+
+def test_every_method_is_listed():
+    page = read("distiller_zoo/README.md")
+    missing = {method.name for method in distiller_dict.values()} - set(re.findall(r"[A-Z][\w-]*", page))
+    assert not missing
 
 
 # Snippets

@@ -13,6 +13,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from support.running import CLASSES, POINTS, TEACHER, call, make_clouds, noise, refused, work_in
 from torch import nn
 
 import dataset
@@ -28,7 +29,6 @@ from distiller_zoo import Method, Output, Pair, distiller_dict
 from helper.cli.parser import Parser, run
 from helper.files import checkpoint
 from models import create_model, model_dict
-from support.running import CLASSES, POINTS, TEACHER, call, make_clouds, noise, refused, work_in
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = [path.stem for path in sorted(ROOT.glob("*.py"))]
@@ -62,7 +62,11 @@ BAD_INPUT = [
     (train_student, "--model_s wrn40_2", "did you mean 'wrn_40_2'?"),
     (train_student, "--distill dk", "unknown method 'dk': expected one of kd"),
     (train_student, "--tda_layer_t 1", "argument --tda_layer_t: found '1', expected a whole number at most 0"),
-    (train_student, "-d 5 --topology wasserstein --tda_layer_s -99", "--tda_layer_s: found -99, expected 0 (logits) or -1"),
+    (
+        train_student,
+        "-d 5 --topology wasserstein --tda_layer_s -99",
+        "--tda_layer_s: found -99, expected 0 (logits) or -1",
+    ),
     (train_student, "--kd_T 0", "argument --kd_T: found '0'"),
     (train_student, "-d -1", "found '-1', expected a number at least 0"),
     (train_student, "--delta inf", "argument -d/--delta: found 'inf'"),

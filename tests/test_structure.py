@@ -45,9 +45,13 @@ def name_of(path):
 
 
 def imports(path):
-    """Dotted names of the project's modules that a file imports, wherever in it."""
+    """Dotted names of the project's modules that a file imports, wherever in it, but for the type checker."""
     package = list(path.relative_to(ROOT).parts[:-1])
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for node in tree.body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

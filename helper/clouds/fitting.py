@@ -221,12 +221,13 @@ class Fitting:
                 "these, or remove the folder"
             )
         try:
+            self.network.load_state_dict(state["best_model"])  # first, to see whether it fits
             self.network.load_state_dict(state["model"])
             for group in state["optimizer"]["param_groups"]:
                 group["capturable"] = self.step.on_cuda  # the run may have begun on another device; decides where
             self.step.optimizer.load_state_dict(state["optimizer"])  # counters go
             self.progress.load_state_dict(state)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"{self.run.folder}: its checkpoint does not fit this run ({reason}); give the old options, or remove "

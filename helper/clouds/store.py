@@ -28,7 +28,7 @@ from ripsnet import ImageSpec, dim0_images, dim1_images
 
 from ..errors import UserError
 from ..files import lock
-from ..files.atomic import npy, read_json, write_bytes, write_json
+from ..files.atomic import npy, read_json, remove, write_bytes, write_json
 from ..files.checkpoint import check_fields
 from ..files.paths import quality_file, spec_file
 
@@ -92,13 +92,14 @@ def is_claimed(folder: Path, origin: Origin) -> bool:
 def claim(folder: Path, origin: Origin) -> None:
     """Make a folder that of clouds of an origin, and list chunks that are there without checksums.
 
-    The folder must be locked. UserError if it holds clouds of another origin, or of none that is known.
+    The folder must be locked. UserError if it holds clouds of another origin, of none that is known, or a list of
+    checksums that is damaged.
     """
     if not is_claimed(folder, origin):
         write_json(folder / CLAIM, asdict(origin))
     for kind in KINDS:
         chunks = sorted((folder / kind).glob("*.npy"))
-        if chunks and not (folder / kind / CHECKSUMS).is_file():
+        if _read_checksums(folder, kind) is None and chunks:
             print(f"{folder / kind}: its chunks have no checksums, and are taken for what {CLAIM} says", flush=True)
             _write_checksums(folder, kind, {path.name: _sha256(path.read_bytes()) for path in chunks})
 
@@ -257,7 +258,7 @@ class CloudSet:
             self._refuse_in_use()
         self._withdraw(kind)
         for path in [*paths, self.folder / kind / CHECKSUMS]:  # the list last: chunks without one are of an old folder
-            path.unlink(missing_ok=True)
+            remove(path)
         self._sums[kind] = None
 
     def _withdraw(self, kind: str) -> None:
@@ -271,7 +272,7 @@ class CloudSet:
         if paths:
             self._refuse_in_use()
         for path in paths:
-            path.unlink()
+            remove(path)
 
     def _refuse_in_use(self) -> None:
         for folder in sorted(self.folder.glob("ripsnet_dim*")):

@@ -56,7 +56,7 @@ def step_seconds(work: Work) -> float:
     """The estimate for a training step of stage 1 or 4."""
     convolutions, flops = costs(work.student, work.dataset)
     seconds = max(LAUNCH[0] + LAUNCH[1] * convolutions, 3 * flops * work.batch_size / FLOPS)
-    if work.teacher:
+    if work.teacher and work.what != "CE":  # cross entropy alone asks no teacher
         convolutions, flops = costs(work.teacher, work.dataset)
         seconds += max(LAUNCH_FROZEN * convolutions, flops * work.batch_size / FLOPS)
         seconds += TOPOLOGY.get(topology(work.what) or "", 0.0)

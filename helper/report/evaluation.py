@@ -45,10 +45,12 @@ def predict(
     logits, points = [], []
     for batch, _ in test_batches(images, batch_size):
         with autocast(batch.device, amp):
-            features, found = (None, model(batch)) if layer is None else model(batch, is_feat=True)
+            if layer is None:
+                found = model(batch)
+            else:
+                features, found = model(batch, is_feat=True)
+                points.append(as_cloud(read_layer(features, found, layer)))
         logits.append(found.float())
-        if layer is not None:
-            points.append(as_cloud(read_layer(features, found, layer)))
     return torch.cat(logits), torch.cat(points) if points else None
 
 
@@ -224,6 +226,7 @@ class TopologyComparison:
     def _load_ripsnets(
         self, choice: RipsNetChoice, clouds: Clouds, folder: Path, given: Sequence[str], device: torch.device
     ) -> None:
+        assert choice.operator is not None
         for dim, path in zip(self.dims, ripsnet_files(choice, clouds, folder, given), strict=True):
             network, content = load_ripsnet(path, choice.operator, self.widths[1])
             if content.get("spec") not in (None, self.specs[dim].to_dict()):

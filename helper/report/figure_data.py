@@ -68,7 +68,7 @@ def load_networks(shown: Shown, data: Data) -> dict[str, Network]:
     teacher = load_network(shown.path_t, shown.arch_t, "--model_t", data.device, data.dataset)
     groups = [(Path(shown.path_t), [teacher])]
     for path in shown.students:
-        files = [found for name in ("previous", "best", "last") if (found := path / f"{name}.pth").is_file()]
+        files = [file for name in ("previous", "best", "last") if (file := path / f"{name}.pth").is_file()]
         if path.is_dir() and not files:
             raise UserError(f"{path}: no checkpoint in this folder; expected best.pth, last.pth or previous.pth")
         students = [
@@ -81,7 +81,7 @@ def load_networks(shown: Shown, data: Data) -> dict[str, Network]:
         raise UserError(
             f"--labels: found {len(labels)}, expected {len(groups)}: the teacher's and one for each --path_s"
         )
-    found = {}
+    found: dict[str, Network] = {}
     for name, (path, networks) in zip(labels, groups, strict=True):
         for network in networks:
             heading = f"{name}, epoch {network.epoch}" if path.is_dir() else name
@@ -109,7 +109,7 @@ def layer_outputs(network: Network, batches: Iterable[Tensor], layer: int, optio
     """A layer's output for each batch, as a point cloud (B, d) in float32 on the CPU."""
     layer_width(network.model, layer, network.num_classes, option)
     outputs = (network.model(images, is_feat=True) for images in batches)
-    return [as_cloud(read_layer(*output, layer)).cpu() for output in outputs]
+    return [as_cloud(read_layer(features, logits, layer)).cpu() for features, logits in outputs]
 
 
 def bars(name: str, cloud: Tensor) -> list[dict]:
@@ -170,6 +170,7 @@ def pixel_rows(spec: ImageSpec, panels: list[Images], mean_image: np.ndarray) ->
 def fitted_ripsnets(path_t: str, clouds: Clouds, choice: RipsNetChoice, teacher: Network) -> Iterator[Fitted]:
     """The RipsNets that the options name, one for each homology dimension; refuses what belongs to another teacher."""
     width = layer_width(teacher.model, clouds.tda_layer_t, teacher.num_classes, "--tda_layer_t")
+    assert choice.operator is not None
     folder = clouds_folder(path_t, clouds)
     specs = []
     for dim in clouds.dims:

@@ -5,6 +5,7 @@ What is trained is an `Objective`; the loop knows nothing of teachers or topolog
 ends with the weights and the log of one that never stopped, bit for bit.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -22,7 +23,7 @@ from ..settings import ResolvedTraining
 from .events import Events
 from .interrupts import StopRequest
 from .meters import Meters
-from .objective import Objective, autocast
+from .objective import Objective, autocast, warn_of_emulation
 from .progress import Bar, Progress
 from .seeding import random_state, restore_random
 
@@ -120,7 +121,8 @@ class Trainer:
             restore_random(state["random"], self.run.device)
             self.meters.load_state_dict(state["meters"])
             self.progress.load_state_dict(state)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            math.fsum(row["test_acc"] for row in self.history)  # numbers, which the next epoch's is compared with
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"{self.run.folder}: its checkpoint does not fit this run ({reason}); give the old options, or remove "
@@ -276,6 +278,8 @@ def fit(
     """
     trainer = Trainer(objective, loader, test_set, run, training, deployed)
     trainer.resume()
+    if training.amp == "bf16":
+        warn_of_emulation(run.device)
     progress = trainer.progress
     # In the middle of an epoch the last one's point is there; at its beginning a kill may have come before the point.
     first_point = len(progress.history) + (progress.step > 0)
