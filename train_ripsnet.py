@@ -40,7 +40,7 @@ from helper.networks import Network, load_network
 from helper.settings import Clouds, Data, Fit, RipsNetChoice, Teacher, plain
 from helper.student.topology import check_spec, load_spec
 from helper.training.seeding import seed_everything
-from models import create_model
+from models import create_model, to_device
 from ripsnet import ImageSpec, RipsNet, dim0_deaths, dim1_diagrams, r2_score
 
 FOREIGN_CLOUDS = 512  # clouds on which R^2 is measured in the other BatchNorm mode and for an untrained network
@@ -156,7 +156,7 @@ def measure(
         "r2": r2_score(found, exact, mean_image),
     }
 
-    untrained = create_model(teacher.arch, teacher.num_classes).to(device).to(memory_format=torch.channels_last)
+    untrained = to_device(create_model(teacher.arch, teacher.num_classes), device)
     other_bn = "train" if origin.pcd_bn == "eval" else "eval"
     loader = TrainLoader(train_images, origin.points, origin.seed, drop_last=True)
     first, last = validation.start, validation.start + min(FOREIGN_CLOUDS, len(validation))

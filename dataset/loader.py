@@ -75,4 +75,5 @@ def test_batches(image_set: ImageSet, batch_size: int | None = None) -> Iterator
     return image_set.plain(torch.arange(len(image_set)).split(batch_size))
 
 
-test_batches.__test__ = False  # pytest would take it for a test wherever a test file imports it
+# pytest would take it for a test wherever a test file imports it.
+test_batches.__test__ = False  # type: ignore[attr-defined]

@@ -33,7 +33,7 @@ from .ft import FT
 from .kd import KD
 from .kdsvd import KDSVD
 from .logit_standardization import standardize
-from .method import Batch, Method, Output, Pair, classifier, forward
+from .method import ABSENT, Batch, ByPair, FirstStaged, Method, Output, Pair, classifier, forward
 from .mgd import MGD
 from .mlkd import MLKD
 from .norm import NORM, NORMStudent
@@ -49,8 +49,10 @@ from .srrl import SRRL
 from .vid import VID
 
 __all__ = [
+    "ABSENT",
     "KD",
     "Batch",
+    "FirstStaged",
     "Method",
     "Output",
     "Pair",
@@ -78,7 +80,7 @@ EQUAL_WIDTHS = (
 # The pairs whose last maps are of one size.
 EQUAL_SIZES = (*EQUAL_WIDTHS, ("wrn_40_2", "wrn_40_1"), ("ResNet50", "vgg8"))
 
-REVIEWKD = {
+REVIEWKD: ByPair = {
     ("resnet56", "resnet20"): {"beta": 0.6},
     ("resnet110", "resnet32"): {"beta": 1.0},
     ("wrn_40_2", "wrn_16_2"): {"beta": 5.0},
@@ -88,7 +90,7 @@ REVIEWKD = {
     ("resnet32x4", "ShuffleV1"): {"beta": 5.0},
     ("resnet32x4", "ShuffleV2"): {"beta": 8.0},
 }
-DKD_NCKD = {
+DKD_NCKD: ByPair = {
     ("resnet56", "resnet20"): {"nckd": 2.0},
     ("resnet110", "resnet32"): {"nckd": 2.0},
     ("vgg13", "vgg8"): {"nckd": 6.0},
@@ -96,7 +98,7 @@ DKD_NCKD = {
     ("wrn_40_2", "wrn_16_2"): {"nckd": 6.0},
     ("wrn_40_2", "wrn_40_1"): {"nckd": 6.0},
 }
-CATKD_WEIGHTS = {
+CATKD_WEIGHTS: ByPair = {
     ("resnet56", "resnet20"): {"beta": 0.7, "form": "raw"},
     ("resnet110", "resnet32"): {"beta": 1.8, "form": "raw"},
     ("wrn_40_2", "wrn_40_1"): {"beta": 1.5, "form": "raw"},
@@ -111,13 +113,13 @@ CATKD_WEIGHTS = {
 }
 
 NORM_ASSUMED = "assumed: NORM's README for resnet32x4 > resnet8x4 (other weights of CE were searched and are not said)"
-NORM_PLACES = {
+NORM_PLACES: ByPair = {
     ("resnet32x4", "resnet8x4"): {"segments": 8},
     ("wrn_40_2", "wrn_16_2"): {"before": "bn1", "source": NORM_ASSUMED},
     ("wrn_40_2", "wrn_40_1"): {"before": "bn1", "source": NORM_ASSUMED},
 }
 CRCD_ASSUMED = "assumed: an incomplete code that is not by the authors"
-CRCD_UNEQUAL_WIDTHS = {
+CRCD_UNEQUAL_WIDTHS: ByPair = {
     pair: {"gradient": "contrast"}
     for pair in (
         ("wrn_40_2", "wrn_40_1"),

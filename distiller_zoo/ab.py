@@ -28,7 +28,7 @@ class AB(nn.Module):
         self.connectors = nn.ModuleList(nn.Identity() if s == t else regressor(s, t) for s, t in stage_shapes(pair))
 
     def first_stage(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        loss = 0.0
+        loss = torch.zeros(())
         stages = zip(self.connectors, student.features[1:-1], teacher.features[1:-1], strict=True)
         for i, (connect, s, t) in enumerate(stages):
             s = connect(s)

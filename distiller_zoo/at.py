@@ -1,5 +1,6 @@
 """AT: Zagoruyko, Komodakis, "Paying More Attention to Attention", ICLR 2017 (arXiv 1612.03928)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ class AT(nn.Module):
         return F.normalize(feature.abs().pow(self.p).mean(dim=1).flatten(1))
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        loss = 0.0
+        loss = torch.zeros(())
         for maps in zip(student.features[1:-1], teacher.features[1:-1], strict=True):
             attention_s, attention_t = (self.attention(feature) for feature in to_smaller(*maps))
             loss = loss + F.mse_loss(attention_s, attention_t)

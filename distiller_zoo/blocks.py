@@ -37,12 +37,13 @@ def stage_shapes(pair: Pair) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
 def to_smaller(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Two maps (B, C, H, W) at the smaller of their sizes; the larger one is average-pooled."""
     height, width = (min(a, b) for a, b in zip(student.shape[2:], teacher.shape[2:], strict=True))
-    return tuple(
+    small_s, small_t = (
         x if x.shape[2:] == (height, width) else F.adaptive_avg_pool2d(x, (height, width)) for x in (student, teacher)
     )
+    return small_s, small_t
 
 
-def regressor(shape_s: tuple[int, int, int], shape_t: tuple[int, int, int]) -> nn.Sequential:
+def regressor(shape_s: tuple[int, ...], shape_t: tuple[int, ...]) -> nn.Sequential:
     """A convolution and a batch norm from maps of shape_s to maps of shape_t, both (C, H, W).
 
     1 x 1 between equal sizes, strided 3 x 3 to a smaller size, transposed to a larger one. ValueError where neither
@@ -51,7 +52,7 @@ def regressor(shape_s: tuple[int, int, int], shape_t: tuple[int, int, int]) -> n
     (width_s, size_s, _), (width_t, size_t, _) = shape_s, shape_t
     down, up = size_s // size_t, size_t // size_s
     if size_s == size_t:
-        convolution = nn.Conv2d(width_s, width_t, 1, bias=False)
+        convolution: nn.Module = nn.Conv2d(width_s, width_t, 1, bias=False)
     elif size_s == down * size_t:
         convolution = nn.Conv2d(width_s, width_t, 3, stride=down, padding=1, bias=False)
     elif size_t == up * size_s:

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,7 +39,7 @@ class CC(nn.Module):
         rows = F.normalize(feature)
         cosine = rows @ rows.T
         series = sum((2 * self.width * cosine) ** p / math.factorial(p) for p in range(self.order + 1))
-        return math.exp(-2 * self.width) * series
+        return math.exp(-2 * self.width) * torch.as_tensor(series)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         pooled_s, pooled_t = student.features[-1], teacher.features[-1]

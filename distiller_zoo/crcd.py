@@ -1,5 +1,7 @@
 """CRCD: Zhu et al., "Complementary Relation Contrastive Distillation", CVPR 2021 (arXiv 2103.16367)."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -80,11 +82,11 @@ class CRCD(nn.Module):
             )
         self.gradient = gradient
         self.classifiers = (pair.classifier_s, pair.classifier_t)  # a tuple: their parameters are not this module's
-        options = dict(feat_dim=feat_dim, nce_k=nce_k, nce_t=nce_t, nce_m=nce_m)
-        self.relations = Relations(pair, **options)
+        relations = partial(Relations, pair, feat_dim=feat_dim, nce_k=nce_k, nce_t=nce_t, nce_m=nce_m)
+        self.relations = relations()
         self.of_gradients = None
         if gradient == "contrast":
-            self.of_gradients = Relations(pair, **options)
+            self.of_gradients = relations()
 
     def gradients(self, student: Output, teacher: Output, batch: Batch) -> list[Tensor]:
         """Gradients of the batch's mean CE at the pooled vectors, (B, width) each; the teacher's has no graph."""
@@ -99,7 +101,7 @@ class CRCD(nn.Module):
         if self.gradient == "none":
             return loss
         g_s, g_t = self.gradients(student, teacher, batch)
-        if self.gradient == "cosine":
+        if self.of_gradients is None:
             return loss + GRADIENT_SCALE * (1 - F.cosine_similarity(g_s, g_t, dim=1).mean())
         outputs = (output._replace(features=[g]) for output, g in ((student, g_s), (teacher, g_t)))
         return loss + self.of_gradients(*outputs, batch)

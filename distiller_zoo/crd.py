@@ -33,6 +33,14 @@ class CRD(nn.Module):
     of (B, nce_k, feat_dim). The memories and Z are buffers: on the device, saved, and resumed.
     """
 
+    by_class: Tensor
+    size: Tensor
+    start: Tensor
+    memory_s: Tensor
+    memory_t: Tensor
+    Z_s: Tensor
+    Z_t: Tensor
+
     def __init__(
         self,
         pair: Pair,

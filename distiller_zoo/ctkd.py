@@ -53,9 +53,10 @@ class CTKD(nn.Module):
             self.g = nn.Parameter(torch.ones(()))
         else:
             classes = pair.classifier_t.out_features
-            self.predict = nn.Sequential(nn.Linear(2 * classes, classes), nn.ReLU(), nn.Linear(classes, 1))
-            nn.init.ones_(self.predict[-1].bias)
-            nn.init.normal_(self.predict[-1].weight, std=1e-3)
+            hidden, last = nn.Linear(2 * classes, classes), nn.Linear(classes, 1)
+            self.predict = nn.Sequential(hidden, nn.ReLU(), last)
+            nn.init.ones_(last.bias)
+            nn.init.normal_(last.weight, std=1e-3)
 
     def temperature(self, student: Output, teacher: Output, epoch: Tensor) -> Tensor:
         """T for each image (B, 1), or one for all, a scalar."""

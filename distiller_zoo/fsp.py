@@ -1,11 +1,14 @@
 """FSP: Yim et al., "A Gift from Knowledge Distillation", CVPR 2017."""
 
+from collections.abc import Callable, Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .method import Batch, Output, Pair
 
-POOLS = {"avg": F.adaptive_avg_pool2d, "max": F.adaptive_max_pool2d}
+POOLS: dict[str, Callable] = {"avg": F.adaptive_avg_pool2d, "max": F.adaptive_max_pool2d}
 
 
 class FSP(nn.Module):
@@ -30,7 +33,7 @@ class FSP(nn.Module):
         if widths[0] != widths[1]:
             raise ValueError(f"needs equal widths, found {widths[0]} for the student and {widths[1]} for the teacher")
 
-    def matrices(self, features: list[Tensor]) -> list[Tensor]:
+    def matrices(self, features: Sequence[Tensor]) -> list[Tensor]:
         matrices = []
         for before, after in zip(features, features[1:], strict=False):
             size = [min(a, b) for a, b in zip(before.shape[2:], after.shape[2:], strict=True)]
@@ -40,4 +43,4 @@ class FSP(nn.Module):
 
     def first_stage(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         pairs = zip(self.matrices(student.features[:-1]), self.matrices(teacher.features[:-1]), strict=True)
-        return sum(F.mse_loss(s, t) for s, t in pairs)
+        return sum((F.mse_loss(s, t) for s, t in pairs), torch.zeros(()))

@@ -13,7 +13,7 @@ from .method import Batch, Output, Pair
 def layers(*widths: int, norm: bool = False, transposed: bool = False) -> nn.Sequential:
     """3 x 3 convolutions through these widths, each followed by leaky ReLU (0.1); with bias, or with batch norm."""
     kind = nn.ConvTranspose2d if transposed else nn.Conv2d
-    made = []
+    made: list[nn.Module] = []
     for width_in, width_out in itertools.pairwise(widths):
         made.append(kind(width_in, width_out, 3, padding=1, bias=not norm))
         if norm:

@@ -65,9 +65,9 @@ class KDSVD(nn.Module):
         stage_shapes(pair)  # refuses what forward could not pair up
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        stages = [to_smaller(*maps) for maps in zip(student.features[1:-1], teacher.features[1:-1], strict=True)]
-        stages = [[factors(principal_vector(maps)) for maps in pair] for pair in stages]
-        loss = 0.0
+        maps = [to_smaller(s, t) for s, t in zip(student.features[1:-1], teacher.features[1:-1], strict=True)]
+        stages = [[factors(principal_vector(each)) for each in pair] for pair in maps]
+        loss = torch.zeros(())
         for (v_s, v_t), (w_s, w_t) in itertools.pairwise(stages):
             left, right = torch.cat([v_s - v_t, v_t], dim=2), torch.cat([w_s, w_s - w_t], dim=2)
             loss = loss + ((left.transpose(1, 2) @ left) * (right.transpose(1, 2) @ right)).sum()

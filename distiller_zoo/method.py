@@ -3,9 +3,15 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
+
+# {(teacher, student): {"beta", "source" or an option: value}}
+ByPair = Mapping[tuple[str, str], Mapping[str, Any]]
+
+# The value of a field that a method does not ask for. The types below are those that a loss is given which asks for it.
+ABSENT: Any = None
 
 
 class Output(NamedTuple):
@@ -17,10 +23,10 @@ class Output(NamedTuple):
     strong: the Output for the strong view of the same images; None if the method asks for none.
     """
 
-    features: Sequence[Tensor | None]
+    features: Sequence[Tensor]
     logits: Tensor
-    last_map: Tensor | None = None
-    strong: "Output | None" = None
+    last_map: Tensor = ABSENT
+    strong: "Output" = ABSENT
 
 
 class Batch(NamedTuple):
@@ -31,7 +37,7 @@ class Batch(NamedTuple):
 
     labels: Tensor
     indices: Tensor
-    epoch: Tensor | None = None
+    epoch: Tensor = ABSENT
 
 
 @dataclass(frozen=True)
@@ -48,14 +54,21 @@ class Pair:
 
     shapes_s: Sequence[tuple[int, ...]]
     shapes_t: Sequence[tuple[int, ...]]
-    map_s: tuple[int, int, int] | None = None
-    map_t: tuple[int, int, int] | None = None
-    classifier_s: nn.Linear | None = None
-    classifier_t: nn.Linear | None = None
-    norms_t: Sequence[nn.Module | None] = ()
-    labels: Tensor | None = None
+    map_s: tuple[int, int, int] = ABSENT
+    map_t: tuple[int, int, int] = ABSENT
+    classifier_s: nn.Linear = ABSENT
+    classifier_t: nn.Linear = ABSENT
+    norms_t: Sequence[nn.BatchNorm2d | None] = ()
+    labels: Tensor = ABSENT
     batch_size: int = 64
     kd_T: float = 4.0
+
+
+@runtime_checkable
+class FirstStaged(Protocol):
+    """A loss of a method with a first stage."""
+
+    def first_stage(self, student: Output, teacher: Output, batch: Batch) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -95,12 +108,12 @@ class Method:
 
     name: str
     citation: str
-    loss: Callable[..., nn.Module] | None = None
+    loss: Callable[..., nn.Module] = ABSENT
     gamma: float = 1.0
     alpha: float = 0.0
     beta: float = 1.0
     source: str = "assumed: the term is added as it is"
-    by_pair: Mapping[tuple[str, str], Mapping] = field(default_factory=dict)
+    by_pair: ByPair = field(default_factory=dict)
     elsewhere: str = ""
     standardized: Mapping = field(default_factory=dict)
     features: slice | tuple[int, ...] = ()
@@ -162,12 +175,12 @@ class Method:
         rates = [rate for beginning, rate in self.first_lr.items() if student.startswith(beginning)]
         return rates[0] if rates else lr
 
-    def select(self, features: list[Tensor]) -> list[Tensor | None]:
+    def select(self, features: Sequence[Tensor]) -> list[Tensor]:
         """The features that the method reads, in float32; None in place of all others."""
         count = len(features)
         read = self.features
         wanted = range(count)[read] if isinstance(read, slice) else [range(count)[index] for index in read]
-        return [feature.float() if i in wanted else None for i, feature in enumerate(features)]
+        return [feature.float() if i in wanted else ABSENT for i, feature in enumerate(features)]
 
 
 def keyword_only(build: Callable | None) -> dict:
@@ -185,15 +198,15 @@ def classifier(network: nn.Module) -> tuple[str, nn.Linear]:
 
 def forward(
     network: nn.Module, images: Tensor, preact: bool = False, last_map: bool = False
-) -> tuple[list[Tensor], Tensor, Tensor | None]:
+) -> tuple[list[Tensor], Tensor, Tensor]:
     """(features, logits, the map before the pooling or None): what a network makes of images (B, 3, H, W).
 
     The map is what the network's submodule `pool` is given.
     """
     options = {"preact": True} if preact else {}
     if not last_map:
-        return *network(images, is_feat=True, **options), None
-    seen = []
-    with network.pool.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
+        return *network(images, is_feat=True, **options), ABSENT
+    seen: list[Tensor] = []
+    with network.get_submodule("pool").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
         features, logits = network(images, is_feat=True, **options)
     return features, logits, seen[0]

@@ -36,7 +36,7 @@ class MGD(nn.Module):
                 f"needs equal sizes of the last maps, found {found_s} for the student and {found_t} for the teacher"
             )
         self.mask, self.rate = mask, rate
-        self.align = nn.Identity()
+        self.align: nn.Module = nn.Identity()
         if width_s != width_t:
             self.align = nn.Conv2d(width_s, width_t, 1)
         self.generator = nn.Sequential(

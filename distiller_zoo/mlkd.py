@@ -1,5 +1,6 @@
 """MLKD: Jin, Wang, Lin, "Multi-Level Logit Distillation", CVPR 2023."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -56,15 +57,15 @@ class MLKD(nn.Module):
         """What multiplies images (B,) and classes (classes,): 0 or 1 each, or their share for all."""
         probabilities = F.softmax(teacher, dim=1)
         highest, summed = probabilities.max(dim=1).values, probabilities.sum(dim=0)
-        found = [(x <= x.median()).to(x.dtype) for x in (highest, summed)]
+        images, classes = ((x <= x.median()).to(x.dtype) for x in (highest, summed))
         if self.form == "public":
-            found = [x.mean().expand_as(x) for x in found]
-        return tuple(found)
+            return images.mean().expand_as(images), classes.mean().expand_as(classes)
+        return images, classes
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         weak, strong = (student.logits, teacher.logits), (student.strong.logits, teacher.strong.logits)
         of_images, of_classes = self.masks(teacher.logits)
-        loss = 0.0
+        loss = torch.zeros(())
         for i, T in enumerate((self.T, *FURTHER)):
             of_batch, between_classes = correlations(*weak, T)
             loss = (

@@ -39,11 +39,13 @@ class Transform(nn.Module):
         return self.following(x + self.contract(self.expand(x)))
 
 
-def affine(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def affine(layers: nn.Sequential) -> tuple[Tensor, Tensor]:
     """Matrix (out, in) and shift (out,), in float64, of a 1 x 1 convolution and a batch norm in eval mode."""
+    convolution, norm = layers
+    assert isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+    mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
     weight, mean, variance, scale, shift = (
-        x.detach().double()
-        for x in (convolution.weight.flatten(1), norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        x.detach().double() for x in (convolution.weight.flatten(1), mean, variance, norm.weight, norm.bias)
     )
     factor = scale / (variance + norm.eps).sqrt()
     return factor[:, None] * weight, shift - factor * mean
@@ -72,7 +74,8 @@ class NORMStudent(nn.Module):
     def forward(self, x: Tensor, is_feat: bool = False, preact: bool = False):
         if not is_feat:
             return self.body(x)
-        expanded, expand = [], self.body.get_submodule(self.before).expand
+        expanded: list[Tensor] = []
+        expand = self.body.get_submodule(f"{self.before}.expand")
         with expand.register_forward_hook(lambda _, inputs, output: expanded.append(output)):
             features, logits = self.body(x, is_feat=True, preact=preact)
         return [*features[:-1], expanded[0], features[-1]], logits
@@ -80,7 +83,7 @@ class NORMStudent(nn.Module):
     @property
     def pool(self) -> nn.Module:
         """What averages the last map, which the transform has changed."""
-        pool = self.body.pool
+        pool = self.body.get_submodule("pool")
         return pool.following if isinstance(pool, Transform) else pool
 
     @torch.no_grad()
@@ -95,9 +98,10 @@ class NORMStudent(nn.Module):
                 f"the transform before {self.before!r} cannot be merged into the classifier, only at 'pool'"
             )
         network = copy.deepcopy(self.body)
-        transform = network.pool
+        transform = network.get_submodule("pool")
+        assert isinstance(transform, Transform)
         network.set_submodule("pool", transform.following)
-        (expand, shift), (contract, offset) = (affine(*each) for each in (transform.expand, transform.contract))
+        (expand, shift), (contract, offset) = (affine(each) for each in (transform.expand, transform.contract))
         _, linear = classifier(network)
         weight = linear.weight.double()
         linear.bias.copy_(linear.bias.double() + weight @ (contract @ shift + offset))

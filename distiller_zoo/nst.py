@@ -1,5 +1,6 @@
 """NST: Huang, Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", arXiv 1707.01219, 2017."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -32,7 +33,7 @@ class NST(nn.Module):
         stage_shapes(pair)  # refuses what forward could not pair up
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        loss = 0.0
+        loss = torch.zeros(())
         for maps in zip(student.features[1:-1], teacher.features[1:-1], strict=True):
             s, t = (F.normalize(feature.flatten(2), dim=2) for feature in to_smaller(*maps))
             loss = loss + mean_kernel(t, t) + mean_kernel(s, s) - 2 * mean_kernel(s, t)

@@ -36,13 +36,14 @@ class OFD(nn.Module):
             nn.Sequential(nn.Conv2d(shape_s[0], shape_t[0], 1, bias=False), BatchNorm(shape_t[0]))
             for shape_s, shape_t in stage_shapes(pair)
         )
-        if len(pair.norms_t) != len(self.connectors) or None in pair.norms_t:
+        norms = [norm for norm in pair.norms_t if norm is not None]
+        if not len(norms) == len(pair.norms_t) == len(self.connectors):
             raise ValueError("needs a teacher whose pre-activations come from a batch norm")
-        for i, norm in enumerate(pair.norms_t):
+        for i, norm in enumerate(norms):
             self.register_buffer(f"margin{i}", margins(norm)[:, None, None], persistent=False)
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        loss = 0.0
+        loss = torch.zeros(())
         stages = zip(self.connectors, student.features[1:-1], teacher.features[1:-1], strict=True)
         for i, (connect, s, t) in enumerate(stages):
             s, t = to_smaller(connect(s), t)

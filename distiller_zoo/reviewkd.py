@@ -30,7 +30,7 @@ class AttentionFusion(nn.Module):
 
     def forward(self, x: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
         x = self.reduce(x)
-        if self.attention is not None:
+        if self.attention is not None and deeper is not None:
             deeper = resize(deeper, x.shape[2])
             weights = self.attention(torch.cat([x, deeper], dim=1))
             x = x * weights[:, :1] + deeper * weights[:, 1:]
@@ -69,7 +69,7 @@ class ReviewKD(nn.Module):
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         levels = list(zip(self.fusions, student.features[1:], teacher.features[1:], strict=True))
-        loss, fused = 0.0, None
+        loss, fused = torch.zeros(()), None
         for fuse, s, t in reversed(levels):
             s, t = (x[:, :, None, None] if x.ndim == 2 else x for x in (s, t))
             fused, compared = fuse(s, fused)

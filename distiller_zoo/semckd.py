@@ -46,12 +46,13 @@ class SemCKD(nn.Module):
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         maps_s, maps_t = student.features[1:-1], teacher.features[1:-1]
         keys = torch.stack([self.embed(t, layers) for t, layers in zip(maps_t, self.keys, strict=True)], dim=1)
-        loss = 0.0
-        for s, layers, projections in zip(maps_s, self.queries, self.projections, strict=True):
+        loss = torch.zeros(())
+        for i, (s, layers) in enumerate(zip(maps_s, self.queries, strict=True)):
             attention = (keys @ self.embed(s, layers)[:, :, None]).squeeze(2).softmax(dim=1)
             errors = []
-            for t, project in zip(maps_t, projections, strict=True):
+            for j, t in enumerate(maps_t):
                 small_s, small_t = to_smaller(s, t)
+                project = self.projections.get_submodule(f"{i}.{j}")
                 errors.append((project(small_s) - small_t).square().flatten(1).mean(dim=1))
             loss = loss + (attention * torch.stack(errors, dim=1)).sum(dim=1).mean()
         return loss / len(maps_s)

@@ -56,4 +56,5 @@ class SimKD(nn.Module):
         super().__init__()
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        return F.mse_loss(student.last_map, F.adaptive_avg_pool2d(teacher.last_map, student.last_map.shape[2:]))
+        height, width = student.last_map.shape[2:]
+        return F.mse_loss(student.last_map, F.adaptive_avg_pool2d(teacher.last_map, (height, width)))

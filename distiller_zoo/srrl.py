@@ -15,6 +15,9 @@ class SRRL(nn.Module):
     compares several; the published weight belongs to the squared one. The teacher's classifier is frozen.
     """
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, pair: Pair):
         super().__init__()
         width_s, width_t = pair.shapes_s[-1][0], pair.shapes_t[-1][0]

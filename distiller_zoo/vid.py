@@ -33,7 +33,7 @@ class VID(nn.Module):
             self.raw_variances.append(nn.Parameter(torch.full((width_t,), math.log(math.expm1(variance - EPS)))))
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
-        loss = 0.0
+        loss = torch.zeros(())
         stages = zip(student.features[1:-1], teacher.features[1:-1], self.regressors, self.raw_variances, strict=True)
         for map_s, map_t, regress, raw in stages:
             map_s, map_t = to_smaller(map_s, map_t)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from dataset import dataset_dict
-from distiller_zoo import Method, Pair, classifier, distiller_dict
-from models import create_model, feature_shapes, map_shape, resolve_name
+from distiller_zoo import ABSENT, Method, Pair, classifier, distiller_dict
+from models import create_model, feature_shapes, map_shape, resolve_name, to_device
 
 from .errors import UserError
 from .files.checkpoint import load, state_dict_of, weights_sha256
@@ -84,7 +84,7 @@ def load_network(
         raise UserError(f"{path}: a network for {classes} classes, but --dataset has {wanted}")
     model.load_state_dict(state_dict)
     return Network(
-        model=model.eval().to(device, memory_format=torch.channels_last),
+        model=to_device(model.eval(), device),
         arch=arch,
         num_classes=classes,
         sha256=weights_sha256(state_dict),
@@ -173,13 +173,13 @@ def replaced_student(
     pair = Pair(
         shapes_s=feature_shapes(student, image_size),
         shapes_t=feature_shapes(teacher, image_size),
-        map_s=map_shape(student, image_size),
-        map_t=map_shape(teacher, image_size),
+        map_s=map_shape(student, image_size) or ABSENT,
+        map_t=map_shape(teacher, image_size) or ABSENT,
         classifier_t=classifier(teacher)[1],
     )
     device = next(student.parameters()).device
     try:
-        deployed = method.make_student(student, pair, options).to(device, memory_format=torch.channels_last)
+        deployed = to_device(method.make_student(student, pair, options), device)
         feature_shapes(deployed, image_size)  # shows whether the part fits where it was put
         return deployed
     except (RuntimeError, ValueError) as error:

@@ -14,10 +14,11 @@ images, with the names of torchvision's weights.
 """
 
 import difflib
+from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .fold import fold_batchnorm, preactivation_norms
 from .mobilenetv1 import MobileNetV1
@@ -39,9 +40,10 @@ __all__ = [
     "model_dict",
     "preactivation_norms",
     "resolve_name",
+    "to_device",
 ]
 
-model_dict = {
+model_dict: dict[str, Callable[..., nn.Module]] = {
     **{f"resnet{depth}": partial(ResNet, depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
     **{f"resnet{depth}x4": partial(ResNet, depth, widths=(32, 64, 128, 256)) for depth in (8, 32)},
     **{f"wrn_{depth}_{factor}": partial(WideResNet, depth, factor) for depth in (16, 40) for factor in (1, 2)},
@@ -81,6 +83,11 @@ def create_model(name: str, num_classes: int = 100) -> nn.Module:
     return model_dict[resolve_name(name)](num_classes=num_classes)
 
 
+def to_device(model: nn.Module, device: torch.device | str) -> nn.Module:
+    """The model itself, on the device and in channels_last, the format of the images."""
+    return model.to(device).to(memory_format=torch.channels_last)
+
+
 @torch.no_grad()
 def feature_shapes(model: nn.Module, image_size: int = 32, preact: bool = False) -> list[tuple[int, ...]]:
     """Return the shape of each feature for one square image: (C, H, W) for maps, (C,) for the pooled vector.
@@ -99,11 +106,13 @@ def feature_shapes(model: nn.Module, image_size: int = 32, preact: bool = False)
     return [tuple(feature.shape[1:]) for feature in features]
 
 
-def map_shape(model: nn.Module, image_size: int = 32) -> tuple[int, ...] | None:
+def map_shape(model: nn.Module, image_size: int = 32) -> tuple[int, int, int] | None:
     """(C, H, W) of the map that the submodule `pool` averages, as in `feature_shapes`; None if there is no `pool`."""
     if not hasattr(model, "pool"):
         return None
-    shapes = []
-    with model.pool.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[1:]))):
+    maps: list[Tensor] = []
+    pool = model.get_submodule("pool")
+    with pool.register_forward_pre_hook(lambda _, inputs: maps.append(inputs[0])):
         feature_shapes(model, image_size)
-    return shapes[0]
+    _, channels, height, width = maps[0].shape
+    return channels, height, width

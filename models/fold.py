@@ -29,6 +29,7 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     folded = copy.deepcopy(model).eval().requires_grad_(False)
     for conv_name, bn_name in _foldable_pairs(folded):
         conv, bn = folded.get_submodule(conv_name), folded.get_submodule(bn_name)
+        assert isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d)
         folded.set_submodule(conv_name, fuse_conv_bn_eval(conv, bn))
         folded.set_submodule(bn_name, nn.Identity())
     return folded.eval()

@@ -9,7 +9,7 @@ for the student only. They compute in float32 whatever autocast says; clouds in 
 of a single point has no finite bar: its exact image is zero, and so is the loss between two such clouds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from .images import ImageSpec, diagram_image, dim0_images
 from .network import RipsNet
 
 
-def _of_both(function: Callable[[Tensor], Tensor], student_cloud: Tensor, teacher_cloud: Tensor) -> Sequence[Tensor]:
+def _of_both(function: Callable[[Tensor], Tensor], student_cloud: Tensor, teacher_cloud: Tensor) -> Iterable[Tensor]:
     """function, which takes clouds (N, n, d), of both clouds; at once if they have the same shape."""
     clouds = student_cloud, teacher_cloud.detach()
     if clouds[0].shape == clouds[1].shape:
@@ -29,6 +29,8 @@ def _of_both(function: Callable[[Tensor], Tensor], student_cloud: Tensor, teache
 
 class _ImageTopology(nn.Module):
     """Mean squared difference of the images of two clouds; subclasses define `_images`."""
+
+    _images: Callable[[Tensor], Tensor]
 
     def images(self, clouds: Tensor) -> Tensor:
         """Images of clouds (N, n, d), or what stands for them: (N, 400 * homology dimensions), differentiable."""

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from dataset import LabelledImages
-from distiller_zoo import Pair, classifier
-from models import create_model, feature_shapes, fold_batchnorm, map_shape, preactivation_norms
+from distiller_zoo import ABSENT, Pair, classifier
+from models import create_model, feature_shapes, fold_batchnorm, map_shape, preactivation_norms, to_device
 
 from ..clouds.layers import layer_width
 from ..errors import UserError
@@ -24,7 +24,7 @@ def build_student(arch: str, num_classes: int, seed: int, device: torch.device) 
     """A network with the weights that a seed gives. To be called before the teacher is loaded, so that students of all
     methods with one seed start from equal weights."""
     seed_everything(seed)
-    return create_model(arch, num_classes).to(device, memory_format=torch.channels_last)
+    return to_device(create_model(arch, num_classes), device)
 
 
 def build_objective(
@@ -74,8 +74,8 @@ def build_loss(
     pair = Pair(
         shapes_s=feature_shapes(student, image_size, method.preact_s),
         shapes_t=feature_shapes(teacher, image_size, method.preact_t),
-        map_s=map_shape(student, image_size),
-        map_t=map_shape(teacher, image_size),
+        map_s=map_shape(student, image_size) or ABSENT,
+        map_t=map_shape(teacher, image_size) or ABSENT,
         classifier_s=classifier(student)[1],
         classifier_t=classifier(teacher)[1].requires_grad_(False),
         norms_t=preactivation_norms(teacher) if method.preact_t else (),

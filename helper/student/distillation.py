@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distiller_zoo import KD, Batch, Output, distiller_dict, forward, standardize
+from distiller_zoo import ABSENT, KD, Batch, FirstStaged, Output, distiller_dict, forward, standardize
 
 from ..clouds.layers import as_cloud, read_layer
 from ..settings import ResolvedLoss
@@ -27,7 +27,7 @@ class Reading(NamedTuple):
 
     features: list[Tensor]
     logits: Tensor
-    last_map: Tensor | None
+    last_map: Tensor
 
 
 class Step(NamedTuple):
@@ -58,6 +58,8 @@ class Distillation(Objective):
     strong_view: called with (epoch, images, indices) for a strongly augmented view of these images, for methods that
     compare two views.
     """
+
+    epoch: Tensor
 
     def __init__(
         self,
@@ -117,13 +119,16 @@ class Distillation(Objective):
                 terms["other"] = self.compare(student, teacher, images, Batch(labels, indices, self.epoch))
             if "top" in self.weights:
                 cloud = as_cloud(read_layer(teacher.features, teacher.logits, self.layer_t))
+                assert self.frozen.topology is not None
                 terms["top"] = self.frozen.topology(self.student_cloud(feature), cloud)
         return Step(student.logits, terms, feature)
 
     def compare(self, student: Reading, teacher: Reading, images: Tensor, batch: Batch) -> Tensor:
         """L_other, of a second view of the images too where the method asks for it."""
+        assert self.other is not None
         outputs = self.output(student), self.output(teacher)
         if self.method.strong:
+            assert self.strong_view is not None
             view = self.strong_view(self.epoch_number, images, batch.indices)
             with torch.no_grad():
                 strong_t = self.read(self.frozen.teacher, view)
@@ -145,9 +150,8 @@ class Distillation(Objective):
 
     def rescaled(self, logits: Tensor) -> Tensor:
         """Logits in float32 as CE and KD see them, which a method may rescale."""
-        if hasattr(self.other, "rescale"):
-            return self.other.rescale(logits.float())
-        return logits.float()
+        rescale: Callable[[Tensor], Tensor] | None = getattr(self.other, "rescale", None)
+        return logits.float() if rescale is None else rescale(logits.float())
 
     def softened(self, logits: Tensor) -> Tensor:
         """Logits as methods on logits are given them."""
@@ -158,7 +162,7 @@ class Distillation(Objective):
         logits = reading.logits.float()
         if self.method.on_logits:
             logits = self.softened(logits)
-        last_map = None if reading.last_map is None else reading.last_map.float()
+        last_map = ABSENT if reading.last_map is None else reading.last_map.float()
         return Output(self.method.select(reading.features), logits, last_map)
 
     def student_cloud(self, feature: Tensor) -> Tensor:
@@ -191,6 +195,7 @@ class FirstStage(Objective):
         (whole,) = self.whole
         with torch.no_grad():
             teacher = whole.output(whole.read(whole.frozen.teacher, images))
-        student = whole.output(whole.read(self.student, images)) if whole.method.first_only else None
+        student = whole.output(whole.read(self.student, images)) if whole.method.first_only else ABSENT
+        assert isinstance(self.other, FirstStaged)
         value = self.other.first_stage(student, teacher, Batch(labels, indices))
         return (student or teacher).logits, {"first": value}

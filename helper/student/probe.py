@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dataset import LabelledImages, test_batches
-from ripsnet import ExactTopology, ImageSpec, r2_score
+from ripsnet import ExactTopology, ImageSpec, RipsNetTopology, r2_score
 
 from ..clouds.layers import as_cloud, read_layer
 from ..training.objective import autocast
@@ -55,21 +55,18 @@ class Probe:
                     objective.weights[name] * value, step.feature, retain_graph=True, allow_unused=True
                 )
                 columns[f"grad_{name}"] = 0.0 if gradient is None else gradient.float().norm().item()
-            if self._approximated(objective):
-                columns["student_r2"] = self.r2_on_student(objective)
+            if self.exact is not None and isinstance(objective.frozen.topology, RipsNetTopology):
+                columns["student_r2"] = self.r2_on_student(objective, objective.frozen.topology, self.exact)
         for name, buffer in objective.named_buffers():
             buffer.copy_(buffers[name])
         objective.train(mode)
         return columns
 
-    def _approximated(self, objective: Distillation) -> bool:
-        """Whether the topology term goes through RipsNets whose exact images are known."""
-        return self.exact is not None and not isinstance(objective.frozen.topology, ExactTopology)
-
     @torch.no_grad()
-    def r2_on_student(self, objective: Distillation) -> float:
+    def r2_on_student(self, objective: Distillation, topology: RipsNetTopology, exact: ExactTopology) -> float:
+        """R^2 of the topology term's RipsNets, whose exact images are known, on the student's clouds."""
         clouds = torch.stack([self._student_cloud(objective, images) for images, _ in self.batches])
-        return r2_score(objective.frozen.topology.images(clouds), self.exact.images(clouds))
+        return r2_score(topology.images(clouds), exact.images(clouds))
 
     @staticmethod
     def _student_cloud(objective: Distillation, images: Tensor) -> Tensor:
@@ -92,7 +89,7 @@ class Probe:
         clouds = torch.stack([self._student_cloud(objective, images), teacher])
         objective.train(mode)
         kinds = {"exact": self.exact.images(clouds)}
-        if self._approximated(objective):
+        if isinstance(objective.frozen.topology, RipsNetTopology):
             kinds["RipsNet"] = objective.frozen.topology.images(clouds)
         columns, rows = self.exact.specs[0].resolution
         panels = {
