@@ -67,7 +67,8 @@ def before(jobs: Iterable[Job]) -> dict[str, set[str]]:
     """Each job's name -> the names of those that must have ended before it, as graphlib's TopologicalSorter takes it.
     Two jobs that write to one folder are among these, so that they never run at once."""
     known = {job.name: job for job in jobs}
-    graph, last_in = {}, {}
+    graph: dict[str, set[str]] = {}
+    last_in: dict[Path, str] = {}
     for job in known.values():
         graph[job.name] = {name for name in (*job.needs, *job.after) if name in known}
         if job.folder is not None:
