@@ -16,6 +16,11 @@ EPOCHS_S=${EPOCHS_S:-12}            # each student
 DECAY_S=${DECAY_S:-8,11}
 PASSES=${PASSES:-24}                # over the 1,438 training images, 22 clouds of 64 points each
 EPOCHS_R=${EPOCHS_R:-250}           # RipsNet, at most
+# bf16 is faster where the device has it, and far slower where a CPU emulates it.
+AMP=${AMP:-$("$PYTHON" -c '
+from helper.cli.types import default_device
+from helper.training.objective import has_bf16
+print("bf16" if has_bf16(default_device()) else "off")')}
 OPERATOR=${OPERATOR:-sum}           # its pooling; with so few clouds, mean pooling stays at the mean image
 
 # The programs write below the current folder; everything from an earlier demo goes.
@@ -30,11 +35,11 @@ stage() {
 
 train_student() {
     "$PYTHON" ../../train_student.py --path_t "$teacher" --model_s "$MODEL_S" --dataset digits --trial "$SEED" \
-        --amp bf16 --epochs "$EPOCHS_S" --lr_decay_epochs "$DECAY_S" "$@"
+        --amp "$AMP" --epochs "$EPOCHS_S" --lr_decay_epochs "$DECAY_S" "$@"
 }
 
 stage "1. the teacher, $MODEL_T"
-"$PYTHON" ../../train_teacher.py --model "$MODEL_T" --dataset digits --trial "$SEED" --amp bf16 \
+"$PYTHON" ../../train_teacher.py --model "$MODEL_T" --dataset digits --trial "$SEED" --amp "$AMP" \
     --epochs "$EPOCHS_T" --lr_decay_epochs "$DECAY_T"
 teacher=save_t_models/${MODEL_T}_digits_trial$SEED/best.pth
 

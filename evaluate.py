@@ -14,6 +14,10 @@ nats. With --amp bf16 it gives the accuracy that a run with --amp bf16 logged; w
 float32. Point clouds are --batch_size consecutive test images, both networks in eval mode.
 """
 
+import helper.cli.early  # noqa: F401
+
+# isort: split
+
 import json
 from pathlib import Path
 from typing import Any
@@ -121,6 +125,7 @@ def main(args) -> None:
         report["teacher"] = network_report(teacher, args.path_t, logits_t, test_set.labels, names)
         report["agreement"] = agreement(logits, logits_t)
         if comparison:
+            assert points is not None and points_t is not None
             report["topology"] = comparison.measure(points, points_t)
     if args.adopt is not None:
         adopt(args.adopt, network, data.dataset, report["network"]["top1"])

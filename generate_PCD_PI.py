@@ -8,6 +8,7 @@ kept in ripsnet/<teacher run>/<set>/ with its diagram and its image, and with
     clouds.json         what the clouds are: teacher, layer, points, seed; checksums.txt beside the chunks proves it
     spec_dim0.json      everything that turns a diagram into its image: sigma, range, maximum, and where they come from
     sample_dim0.npz     the last clouds of the set and their images, for those who have not the set itself
+    args.json           the options and the command, which --config repeats
     quality_dim0.json   what the images hold: share of bars in range, distance of the grid points in units of sigma, ...
 
 Run again after an interruption it continues where it stopped; with more --passes it adds the missing clouds.
@@ -18,6 +19,7 @@ import helper.cli.early  # noqa: F401
 # isort: split
 
 import dataclasses
+import json
 import time
 
 import torch
@@ -30,12 +32,12 @@ from helper.clouds.store import CloudSet, claim, images_of
 from helper.data import load_data
 from helper.errors import UserError
 from helper.files import lock
-from helper.files.atomic import write_json
+from helper.files.atomic import read_json, write_json
 from helper.files.paths import clouds_folder, spec_file, teacher_run
-from helper.files.provenance import versions
+from helper.files.provenance import device_name, git_commit, versions
+from helper.files.run import write_args
 from helper.networks import load_network
-from helper.settings import CloudMaking, Clouds, Data, Teacher
-from helper.student.topology import load_spec
+from helper.settings import CloudMaking, Clouds, Data, Teacher, plain
 from helper.training.progress import Bar
 from ripsnet import ImageSpec, dim0_deaths, dim1_diagrams
 
@@ -46,6 +48,7 @@ def get_args_parser() -> Parser:
     parser.add_settings("clouds and images", Clouds)
     parser.add_settings("their number and type", CloudMaking)
     parser.add_settings("data and device", Data)
+    parser.add_config()
     return parser
 
 
@@ -64,6 +67,8 @@ def main(args) -> None:
     origin = origin_of(teacher, width, data, clouds, making)
     lock.hold(folder)
     claim(folder, origin)
+    options = plain(read(args, Teacher), data, clouds, making)
+    write_args(folder, options, git_commit(), device_name(data.device))
     files = CloudSet(folder, num_clouds, origin, clouds.resolution**2)
     began = time.perf_counter()
     make_clouds(files, Embedder(teacher.model, loader, clouds.tda_layer_t, clouds.pcd_bn), clouds.dims, data.device)
@@ -135,7 +140,7 @@ def make_images(files: CloudSet, dim: int, clouds: Clouds, teacher_name: str) ->
 def is_written(spec: ImageSpec, files: CloudSet) -> bool:
     """Whether a set's spec is this one. One that is missing or damaged is another."""
     try:
-        return load_spec(spec_file(files.folder, spec.dim)) == spec
+        return json.dumps(read_json(spec_file(files.folder, spec.dim))) == json.dumps(spec.to_dict())
     except UserError:
         return False
 

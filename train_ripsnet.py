@@ -29,7 +29,7 @@ from helper.cli.parser import Parser, read, run
 from helper.clouds.embedding import Embedder
 from helper.clouds.fitting import CloudData, fit_ripsnet, fits_in_memory, predict
 from helper.clouds.layers import layer_width
-from helper.clouds.store import CloudSet, images_of, locked
+from helper.clouds.store import CLAIM, CloudSet, images_of, locked
 from helper.data import load_data
 from helper.errors import UserError
 from helper.files import checkpoint
@@ -66,7 +66,7 @@ def main(args) -> None:
 
 
 def fit_dimension(dim: int, teacher: Network, train_images: ImageSet, args) -> None:
-    data, clouds, choice, fit = (read(args, section) for section in (Data, Clouds, RipsNetChoice, Fit))
+    data, clouds, choice, fit = read(args, Data), read(args, Clouds), read(args, RipsNetChoice), read(args, Fit)
     image_size = train_images.info.image_size
     width = layer_width(teacher.model, clouds.tda_layer_t, teacher.num_classes, "--tda_layer_t", image_size)
     folder = clouds_folder(args.path_t, clouds)
@@ -80,6 +80,7 @@ def fit_dimension(dim: int, teacher: Network, train_images: ImageSet, args) -> N
     train, validation = split(files, dim, choice.ripsnet_clouds, data.device)
 
     seed_everything(fit.seed)
+    assert choice.operator is not None  # this script has a default for it
     network = RipsNet(width, choice.operator, spec.pixels).to(data.device)
     history = fit_ripsnet(network, train, validation, ripsnet_run, fit)
     quality = measure(network, train, validation, spec, teacher, train_images)
@@ -113,10 +114,10 @@ def fit_dimension(dim: int, teacher: Network, train_images: ImageSet, args) -> N
 def complete_set(folder: Path, dim: int, expected: dict[str, Any]) -> tuple[ImageSpec, CloudSet]:
     """The images of a dimension and their spec, which must say what is expected; UserError if stage 2 is not done."""
     path = spec_file(folder, dim)
+    if (folder / CLAIM).is_file() and not quality_file(folder, dim).is_file():
+        raise UserError(f"{folder}: the images of dimension {dim} are not complete; run generate_PCD_PI.py again")
     spec = load_spec(path)
     check_spec(spec, path, expected)
-    if not quality_file(folder, dim).is_file():
-        raise UserError(f"{folder}: the images of dimension {dim} are not complete; run generate_PCD_PI.py again")
     return spec, CloudSet.of(folder, spec)
 
 
@@ -147,7 +148,7 @@ def measure(
     train_images: ImageSet,
 ) -> dict[str, float]:
     """R^2 on the validation clouds against the mean training image; on foreign clouds against their own mean image."""
-    mean_image, device = train.mean_image(), train.device
+    mean_image, device, origin = train.mean_image(), train.device, validation.files.origin
     found, exact = (torch.cat(parts) for parts in zip(*predict(network, validation), strict=True))
     quality = {
         "val_mse": F.mse_loss(found, exact).item(),
@@ -155,13 +156,13 @@ def measure(
         "r2": r2_score(found, exact, mean_image),
     }
 
-    untrained = create_model(teacher.arch, teacher.num_classes).to(device, memory_format=torch.channels_last)
-    other_bn = "train" if spec.pcd_bn == "eval" else "eval"
-    loader = TrainLoader(train_images, spec.points, spec.seed, drop_last=True)
+    untrained = create_model(teacher.arch, teacher.num_classes).to(device).to(memory_format=torch.channels_last)
+    other_bn = "train" if origin.pcd_bn == "eval" else "eval"
+    loader = TrainLoader(train_images, origin.points, origin.seed, drop_last=True)
     first, last = validation.start, validation.start + min(FOREIGN_CLOUDS, len(validation))
     for name, model, bn in (("other_bn", teacher.model, other_bn), ("untrained", untrained, "train")):
-        clouds = torch.cat(list(Embedder(model, loader, spec.layer, bn).clouds(first, last)))
-        clouds = clouds.to(getattr(torch, spec.cloud_dtype)).float()
+        clouds = torch.cat(list(Embedder(model, loader, origin.layer, bn).clouds(first, last)))
+        clouds = clouds.to(getattr(torch, origin.cloud_dtype)).float()
         diagrams = dim0_deaths(clouds) if spec.dim == 0 else dim1_diagrams(clouds)
         quality[f"r2_{name}"] = r2_score(network(clouds), images_of(diagrams, spec).to(device))
     return quality

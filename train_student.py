@@ -53,12 +53,12 @@ def get_args_parser() -> Parser:
 
 
 def main(args) -> None:
-    asked = [read(args, section) for section in (Loss, Clouds, Data, Training, Repetition)]
-    repetition = read(args, Repetition).resolved()
+    loss, clouds, data = read(args, Loss), read(args, Clouds), read(args, Data)
+    training, repetition = read(args, Training), read(args, Repetition).resolved()
     classes, device = num_classes(args.dataset), args.device
     student = build_student(args.model_s, classes, repetition.seed, device)  # first: the same for every method
     teacher = load_network(args.path_t, args.model_t, "--model_t", device, args.dataset)
-    settings = resolve(*asked, teacher.arch, args.model_s)
+    settings = resolve(loss, clouds, data, training, repetition, teacher.arch, args.model_s)
 
     values = settings.loss, settings.clouds, settings.data, settings.training, settings.repetition
     options = {**plain(read(args, Teacher)), "model_s": args.model_s, **plain(*values)}

@@ -18,15 +18,19 @@ only in the trial are drawn as mean and standard deviation.
 Networks run in eval mode. The folder of a run in place of a checkpoint means all that it holds, by their epochs.
 """
 
+import helper.cli.early  # noqa: F401
+
+# isort: split
+
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from helper.clouds.embedding import cloud_loader
 
 from helper.cli.parser import Parser, read, run
 from helper.cli.types import model, model_help, number, positive
+from helper.clouds.embedding import cloud_loader
 from helper.data import class_names, load_data
 from helper.errors import UserError
 from helper.files.paths import RESULTS, teacher_run
@@ -137,11 +141,10 @@ def persistence_images(args) -> None:
             about, panels = figure_data.validation_images(fitted, next(iter(networks)), args.clouds or 4)
         spec, mean_image = fitted.spec, fitted.mean_image.numpy()
         title = (
-            f"{data.dataset}, persistence images of dimension {spec.dim}, RipsNet with {choice.operator} pooling\n"
-            f"{about}"
+            f"{data.dataset}, persistence images of dimension {spec.dim}, {figure_data.description(choice)}\n{about}"
         )
         figures.save(
-            args.out / f"pi_{shown.file_name}_dim{spec.dim}_{choice.operator}",
+            args.out / f"pi_{shown.file_name}_{choice.name(spec.dim)}",
             figures.image_panels(title, panels, spec, mean_image),
             figure_data.pixel_rows(spec, panels, mean_image),
         )
@@ -158,17 +161,19 @@ def scatter_pixels(args) -> None:
             found, exact, mean_image = (
                 images.reshape(-1, *spec.resolution[::-1]).mean(dim=2) for images in (found, exact, mean_image)
             )
-        less_mean = [(images - mean_image).numpy() for images in (exact, found)]
+        deviations = [(images - mean_image).numpy() for images in (exact, found)]
         densities = [
             figures.Density.of("pixel values", "value", exact.numpy(), found.numpy()),
-            figures.Density.of("less the mean training image: what $R^2$ sees", "deviation", *less_mean),
+            figures.Density.of(
+                "less the mean training image: what $R^2$ sees", "deviation", deviations[0], deviations[1]
+            ),
         ]
         title = (
             f"{data.dataset}, {teacher.arch}, dimension {spec.dim}: {exact.shape[1]} distinct pixels of {len(exact):,} "
-            f"validation clouds of {spec.points} points\nRipsNet with {choice.operator} pooling, $R^2$ = {r2:.3f}"
+            f"validation clouds of {spec.points} points\n{figure_data.description(choice)}, $R^2$ = {r2:.3f}"
         )
         figures.save(
-            args.out / f"scatter_{teacher_run(args.path_t)}_dim{spec.dim}_{choice.operator}",
+            args.out / f"scatter_{teacher_run(args.path_t)}_{choice.name(spec.dim)}",
             figures.density_panels(title, densities),
             [row for density in densities for row in density.rows()],
         )

@@ -25,7 +25,7 @@ from helper.networks import load_network
 from helper.settings import Clouds, Data, Loss, Repetition, Training, plain
 from helper.student.build import build_objective, build_student
 from helper.student.distillation import FirstStage
-from helper.student.weights import resolve
+from helper.student.weights import StudentSettings, resolve
 from helper.training.loop import evaluate, make_optimizer, train_steps
 from helper.training.meters import Meters
 from helper.training.objective import Objective
@@ -43,11 +43,11 @@ def get_args_parser() -> Parser:
     return parser
 
 
-def epoch(objective: Objective, loader: TrainLoader, training: Training) -> dict[str, float]:
+def epoch(objective: Objective, loader: TrainLoader, settings: StudentSettings) -> dict[str, float]:
     """Train for an epoch; the means of the terms and of the loss over its first and its last steps, and the time."""
-    began, device = time.perf_counter(), loader.image_set.device
-    optimizer, meters = make_optimizer(objective, training), Meters(list(objective.weights), device)
-    found = {}
+    began, device = time.perf_counter(), settings.data.device
+    optimizer, meters = make_optimizer(objective, settings.training), Meters(list(objective.weights), device)
+    found: dict[str, float] = {}
     for step in train_steps(objective, loader, optimizer, 1, meters):
         if step in (STEPS, len(loader)):
             meters.check(1, "this method has no row")
@@ -66,20 +66,20 @@ def measure(name: str, args: Namespace) -> list[dict[str, Any]]:
     data, repetition = read(args, Data), read(args, Repetition).resolved()
     student = build_student(args.model_s, num_classes(data.dataset), repetition.seed, data.device)
     teacher = load_network(args.path_t, args.model_t, "--model_t", data.device, data.dataset)
-    asked = read(args, Loss, **method), read(args, Clouds), data, read(args, Training), repetition
-    settings = resolve(*asked, teacher.arch, args.model_s)
-    loss, training = settings.loss, settings.training
+    loss, clouds, training = read(args, Loss, **method), read(args, Clouds), read(args, Training)
+    settings = resolve(loss, clouds, data, training, repetition, teacher.arch, args.model_s)
+    own = settings.loss
     train_set, test_set = load_data(data)
     objective, _ = build_objective(settings, args.path_t, student, teacher, train_set)
-    loader = TrainLoader(train_set, training.batch_size, repetition.seed)
+    loader = TrainLoader(train_set, settings.training.batch_size, repetition.seed)
     stages: dict[str, Objective] = {"main": objective}
-    if loss.first_epochs:
+    if own.first_epochs:
         stages = {"first": FirstStage(objective), "main": objective}
-    shared = plain(data, training, repetition)
+    shared = plain(data, settings.training, repetition)
     rows = []
     for stage, trained in stages.items():
-        terms = epoch(trained, loader, training)
-        accuracy, _ = evaluate(objective.student, test_set, training.amp)
+        terms = epoch(trained, loader, settings)
+        accuracy, _ = evaluate(objective.student, test_set, settings.training.amp)
         rows.append(
             {
                 "method": name,
@@ -88,12 +88,12 @@ def measure(name: str, args: Namespace) -> list[dict[str, Any]]:
                 "teacher_acc": teacher.accuracy,
                 "teacher_sha256": teacher.sha256,
                 "student": args.model_s,
-                "gamma": loss.gamma,
-                "alpha": loss.alpha,
-                "beta": loss.beta,
+                "gamma": own.gamma,
+                "alpha": own.alpha,
+                "beta": own.beta,
                 "weight_other": trained.weights.get("other", ""),
-                "weights_source": loss.weights_source,
-                "set": " ".join(loss.set),
+                "weights_source": own.weights_source,
+                "set": " ".join(own.set),
                 "test_acc": accuracy if stage == "main" else "",
                 **terms,
                 **{name: shared[name] for name in ("dataset", "batch_size", "lr", "amp", "seed")},

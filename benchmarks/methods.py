@@ -22,7 +22,7 @@ from dataset import ImageSet, TrainLoader, dataset_dict
 from distiller_zoo import distiller_dict
 from helper.cli.parser import exact_kernels
 from helper.networks import Network
-from helper.settings import Clouds, Data, Loss, Repetition, Training
+from helper.settings import Clouds, Data, Loss, Repetition, ResolvedTraining
 from helper.student.build import build_objective, build_student
 from helper.student.distillation import FirstStage
 from helper.student.weights import resolve
@@ -57,7 +57,7 @@ def random_images(device: torch.device) -> ImageSet:
 def steps(variant: str, images: ImageSet) -> Iterator[int]:
     """The training of a method; every next() is one step."""
     key = variant.removesuffix(FIRST)
-    data, training = Data(device=images.device), Training(lr=0.01)
+    data, training = Data(device=images.device), ResolvedTraining(lr=0.01)
     settings = resolve(Loss(distill=key), Clouds(), data, training, Repetition(), *PAIR)
     model_t, model_s = (build_student(name, 100, 0, images.device) for name in PAIR)
     model_t.eval().requires_grad_(False)
@@ -98,6 +98,7 @@ def peak_memory(variant: str, device: torch.device) -> float:
     """MiB, of a process of its own."""
     command = [sys.executable, "-m", "benchmarks.methods", "--peak", variant, "--device", str(device)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
     printed = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:

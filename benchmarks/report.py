@@ -46,7 +46,7 @@ class Times:
 
 def compare(variants: dict[str, Callable[[], float]], repeats: int) -> Times:
     """Measure all variants in turn, in a new order each time, `repeats` times after one turn that is not counted."""
-    seconds = {name: [] for name in variants}
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
     order, rng = list(variants.items()), random.Random(0)
     for turn in range(repeats + 1):
         rng.shuffle(order)  # or one variant would always run on what another leaves in the caches

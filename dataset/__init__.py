@@ -1,32 +1,43 @@
 """Data sets. To add one: write a file with a DatasetInfo beside cifar.py, and name it in dataset_dict."""
 
+from collections.abc import Callable
 from difflib import get_close_matches
 
 import torch
 
 from .cifar import cifar10, cifar100
 from .digits import digits
+from .folder import FolderSet, call, open_folders
+from .imagenet import imagenet, imagenette
 from .images import EpochPlan, ImageSet
-from .info import DatasetInfo, DatasetUnavailable, check_split
+from .info import DatasetInfo, DatasetUnavailable, Recipe, check_split
 from .loader import TrainLoader, test_batches
 
 __all__ = [
     "DatasetInfo",
     "DatasetUnavailable",
     "EpochPlan",
+    "FolderSet",
     "ImageSet",
+    "Recipe",
     "TrainLoader",
     "dataset_dict",
     "load_dataset",
+    "open_folders",
     "test_batches",
 ]
 
-dataset_dict: dict[str, DatasetInfo] = {info.name: info for info in (cifar100, cifar10, digits)}
+dataset_dict: dict[str, DatasetInfo] = {info.name: info for info in (cifar100, cifar10, digits, imagenet, imagenette)}
 
 
-def load_dataset(name: str, data_dir: str, device: torch.device | str = "cpu") -> tuple[ImageSet, ImageSet]:
-    """The training and the test set of a name in dataset_dict, whole on the device as uint8.
+def load_dataset(
+    name: str, data_dir: str, device: torch.device | str = "cpu", workers: int = 0, on_first: Callable = call
+) -> tuple[ImageSet | FolderSet, ImageSet | FolderSet]:
+    """The training and the test set of a name in dataset_dict: whole on the device as uint8, or as image files.
 
+    workers: processes for each of the two sets that read image files ahead; 0 reads them in this one.
+    on_first(function, *arguments): runs a function in one of several processes and gives its result to all, so that
+    only one searches folders.
     ValueError for an unknown name, and for images or labels that are not as its DatasetInfo has it;
     DatasetUnavailable if its files are not in data_dir and cannot be downloaded.
     """
@@ -34,6 +45,8 @@ def load_dataset(name: str, data_dir: str, device: torch.device | str = "cpu") -
         near = get_close_matches(name.lower(), dataset_dict, n=1, cutoff=0.0)[0]
         raise ValueError(f"unknown data set {name!r}: did you mean {near!r}? Known: {', '.join(dataset_dict)}")
     info = dataset_dict[name]
+    if info.open:
+        return info.open(info, data_dir, device, workers, on_first)
     sets = []
     for split, (images, labels) in zip(("training set", "test set"), info.load(data_dir), strict=True):
         check_split(info, split, images, labels)

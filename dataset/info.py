@@ -14,14 +14,34 @@ class DatasetUnavailable(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """The schedule with which networks are trained on a data set in the literature.
+
+    lr_decay_epochs: the learning rate falls to a tenth AFTER these epochs. lr: at batch_size; for another batch it
+    changes in proportion.
+    """
+
+    epochs: int
+    lr_decay_epochs: tuple[int, ...]
+    lr: float
+    weight_decay: float
+    batch_size: int
+
+
+@dataclass(frozen=True)
 class DatasetInfo:
-    """One data set: its constants, and the function that reads it.
+    """One data set: its constants, and the function that reads it, `load` or `open`.
 
     mean, std: per channel, of the training images scaled to [0, 1].
-    padding: black pixels on each side before the random crop back to image_size.
+    padding: black pixels on each side before the random crop back to image_size, for images kept on the device.
     flip: whether a mirrored image still shows the same class.
     load(data_dir): returns (training set, test set), each a pair of images, uint8 (N, image_size, image_size, 3), and
-        labels, int64 (N,); raises DatasetUnavailable if there are no files to read.
+        labels, int64 (N,), which are then kept on the device; raises DatasetUnavailable if there are no files to read.
+    open(info, data_dir, device, workers, on_first): returns (training set, test set) of image files, as
+        `folder.open_folders` does. It serves a folder <data_dir>/<name>/{train,val}/<class>/ as it is.
+    drop_last: whether the short batch at the end of an epoch is left out of the training.
+    recipe: None for that of the 32 x 32 images.
+    images: how many (training, test) images the complete set has; None where nobody knows.
     class_names(data_dir): the names of the classes in the order of their labels; None where they have numbers only.
     """
 
@@ -30,10 +50,14 @@ class DatasetInfo:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     flip: bool
-    load: Callable[[str], tuple[Split, Split]]
+    load: Callable[[str], tuple[Split, Split]] | None = None
     image_size: int = 32
     padding: int = 4
     class_names: Callable[[str], list[str]] | None = None
+    open: Callable[..., tuple] | None = None
+    drop_last: bool = False
+    recipe: Recipe | None = None
+    images: tuple[int, int] | None = None
 
 
 def check_split(info: DatasetInfo, split: str, images: np.ndarray, labels: np.ndarray) -> None:

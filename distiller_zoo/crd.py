@@ -21,7 +21,7 @@ class CRD(nn.Module):
     """Contrastive loss between the embedded pooled features of teacher and student (section 3), both ways.
 
     Student and teacher are embedded linearly in feat_dim dimensions and normalised. A memory holds one vector for each
-    training image and network. An anchor (the student's vector v of image i) is told from nce_k negatives by
+    training image and network. An anchor (the student's vector v of image i) is distinguished from nce_k negatives by
     h(v, w) = e / (e + nce_k / N), e = exp(v . w / nce_t) / Z, where w runs over the teacher's memory: image i itself is
     the positive (mode "exact"), the negatives are images of other classes. The loss is -log h(positive) -
     sum log(1 - h(negative)), averaged over the batch; the same with the teacher's vector as the anchor is added. Z is N

@@ -31,12 +31,12 @@ class FSP(nn.Module):
             raise ValueError(f"needs equal widths, found {widths[0]} for the student and {widths[1]} for the teacher")
 
     def matrices(self, features: list[Tensor]) -> list[Tensor]:
-        found = []
+        matrices = []
         for before, after in zip(features, features[1:], strict=False):
             size = [min(a, b) for a, b in zip(before.shape[2:], after.shape[2:], strict=True)]
             x, y = (f if list(f.shape[2:]) == size else self.pool(f, size) for f in (before, after))
-            found.append(x.flatten(2) @ y.flatten(2).transpose(1, 2) / (size[0] * size[1]))
-        return found
+            matrices.append(x.flatten(2) @ y.flatten(2).transpose(1, 2) / (size[0] * size[1]))
+        return matrices
 
     def first_stage(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         pairs = zip(self.matrices(student.features[:-1]), self.matrices(teacher.features[:-1]), strict=True)

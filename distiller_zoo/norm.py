@@ -77,6 +77,12 @@ class NORMStudent(nn.Module):
             features, logits = self.body(x, is_feat=True, preact=preact)
         return [*features[:-1], expanded[0], features[-1]], logits
 
+    @property
+    def pool(self) -> nn.Module:
+        """What averages the last map, which the transform has changed."""
+        pool = self.body.pool
+        return pool.following if isinstance(pool, Transform) else pool
+
     @torch.no_grad()
     def merged(self) -> nn.Module:
         """The network without the transform whose logits are the same in eval mode, up to rounding.

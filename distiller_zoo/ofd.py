@@ -14,8 +14,8 @@ def margins(norm: nn.BatchNorm2d) -> Tensor:
     """E[x | x < 0] for each channel, x normal with the mean and deviation that a batch norm gives it: (C,)."""
     mean, deviation = norm.bias.detach().double(), norm.weight.detach().double().abs().clamp(min=1e-12)
     # Density over probability of x < 0 is sqrt(2 / pi) / erfcx, in which nothing underflows far from the mean.
-    found = mean - deviation * math.sqrt(2 / math.pi) / torch.special.erfcx(mean / deviation / math.sqrt(2))
-    return found.clamp(max=0).to(norm.weight.dtype)
+    margin = mean - deviation * math.sqrt(2 / math.pi) / torch.special.erfcx(mean / deviation / math.sqrt(2))
+    return margin.clamp(max=0).to(norm.weight.dtype)
 
 
 class OFD(nn.Module):

@@ -10,10 +10,10 @@ from .method import Batch, Output, Pair
 
 def distances(points: Tensor) -> Tensor:
     """Euclidean distances (n, n) divided by the mean of the positive ones (section 3.2.1); 0 if there is none."""
-    found = safe_norm(points[:, None] - points[None])
-    positive = found > 0
-    mean = found.sum() / positive.sum().clamp(min=1)
-    return found / torch.where(mean > 0, mean, 1.0)
+    lengths = safe_norm(points[:, None] - points[None])
+    positive = lengths > 0
+    mean = lengths.sum() / positive.sum().clamp(min=1)
+    return lengths / torch.where(mean > 0, mean, 1.0)
 
 
 def angles(points: Tensor) -> Tensor:

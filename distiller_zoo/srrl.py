@@ -12,7 +12,7 @@ class SRRL(nn.Module):
     classifier makes of it to the teacher's logits.
 
     The connector is a 1 x 1 convolution with batch norm and ReLU. The paper leaves the distance of the logits open and
-    compares several; the published weight belongs to the squared one. The teacher's classifier stands still.
+    compares several; the published weight belongs to the squared one. The teacher's classifier is frozen.
     """
 
     def __init__(self, pair: Pair):

@@ -16,6 +16,8 @@ from models import create_model, feature_shapes, map_shape, resolve_name
 from .errors import UserError
 from .files.checkpoint import load, state_dict_of, weights_sha256
 
+SHORT = 100  # characters of a value in a message
+
 
 @dataclass
 class Network:
@@ -63,7 +65,13 @@ def load_network(
     classes = state_dict[head].shape[0] if head in state_dict and state_dict[head].ndim else 0
     model = create_model(arch, max(1, classes))
     if replaced:
-        model = load_replaced(replaced, model, max(1, classes), dataset_dict[content["dataset"]].image_size)
+        try:
+            model = load_replaced(replaced, model, max(1, classes), dataset_dict[content["dataset"]].image_size)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{path}: 'replaced' is {_short(replaced)}, of which no network can be made ({reason})"
+            ) from None
     expected = model.state_dict()
     wrong = [key for key in expected if key not in state_dict or state_dict[key].shape != expected[key].shape]
     wrong += [key for key in state_dict if key not in expected]
@@ -94,7 +102,9 @@ def _text(content: dict[str, Any], name: str, path: str | Path) -> str | None:
 
 
 def _accuracy(content: dict[str, Any], path: str | Path) -> float | None:
-    value = content.get("accuracy", content.get("best_acc"))
+    value = content.get("accuracy")
+    if value is None:
+        value = content.get("best_acc")
     if value is None:
         return None
     try:
@@ -102,8 +112,14 @@ def _accuracy(content: dict[str, Any], path: str | Path) -> float | None:
     except (TypeError, ValueError, RuntimeError):
         accuracy = math.nan
     if not 0 <= accuracy <= 100:
-        raise UserError(f"{path}: its accuracy is {value!r}, expected percent, from 0 to 100")
+        raise UserError(f"{path}: its accuracy is {_short(value)}, expected percent, from 0 to 100")
     return accuracy
+
+
+def _short(value: Any) -> str:
+    """A value in a message of one line."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= SHORT else f"{text[:SHORT]}..."
 
 
 def _epoch(content: dict[str, Any]) -> int | None:
@@ -111,7 +127,9 @@ def _epoch(content: dict[str, Any]) -> int | None:
     history, epoch = content.get("history"), content.get("epoch")
     if isinstance(history, list):
         return len(history)
-    return epoch if isinstance(epoch, int) else None
+    if isinstance(epoch, int) and not isinstance(epoch, bool):
+        return epoch
+    return None
 
 
 def _replaced(content: dict[str, Any], path: str | Path) -> dict[str, Any] | None:
@@ -121,13 +139,14 @@ def _replaced(content: dict[str, Any], path: str | Path) -> dict[str, Any] | Non
         return None
     known = (
         isinstance(replaced, dict)
-        and replaced.get("distill") in distiller_dict
+        and isinstance(replaced.get("distill"), str)
+        and replaced["distill"] in distiller_dict
         and isinstance(replaced.get("arch_t"), str)
         and isinstance(replaced.get("options", {}), dict)
         and content.get("dataset") in dataset_dict
     )
     if not known:
-        raise UserError(f"{path}: 'replaced' is {replaced!r}, expected the method and the teacher's architecture")
+        raise UserError(f"{path}: 'replaced' is {_short(replaced)}, expected the method and the teacher's architecture")
     return replaced
 
 
@@ -160,9 +179,12 @@ def replaced_student(
     )
     device = next(student.parameters()).device
     try:
-        return method.make_student(student, pair, options).to(device, memory_format=torch.channels_last)
-    except ValueError as error:
-        raise UserError(f"--distill {key}: {error} (train_student.py --list shows options and pairs)") from None
+        deployed = method.make_student(student, pair, options).to(device, memory_format=torch.channels_last)
+        feature_shapes(deployed, image_size)  # shows whether the part fits where it was put
+        return deployed
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--distill {key}: {reason} (train_student.py --list shows options and pairs)") from None
 
 
 def load_replaced(replaced: dict[str, Any], student: nn.Module, num_classes: int, image_size: int) -> nn.Module:

@@ -11,7 +11,7 @@ An option's name on the command line is the field's name. A default of None mean
 import dataclasses
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import UserError
 
@@ -39,6 +39,7 @@ POSITIVE = Number(int, 1, 2**31 - 1)
 WEIGHT = Number(float, 0, sys.float_info.max)
 LAYER = Number(int, maximum=0)
 REQUIRED: Any = dataclasses.MISSING
+Schedule = TypeVar("Schedule", bound="Training")
 
 
 @dataclass(frozen=True)
@@ -147,18 +148,17 @@ class Training:
         "assumed: float32, the default of PyTorch",
     )
 
-    def resolved(self, model: str) -> "Training":
+    def resolved(self, model: str) -> "ResolvedTraining":
         """With the learning rate of a network where none is given. UserError for epochs that do not ascend."""
         if list(self.lr_decay_epochs) != sorted(set(self.lr_decay_epochs)):
             raise UserError(
                 f"--lr_decay_epochs: found {','.join(map(str, self.lr_decay_epochs))}, expected ascending epochs, such "
                 "as 150,180,210"
             )
-        if self.lr is not None:
-            return self
-        return dataclasses.replace(self, lr=0.01 if model in ("MobileNetV2", "ShuffleV1", "ShuffleV2") else 0.05)
+        own = 0.01 if model in ("MobileNetV2", "ShuffleV1", "ShuffleV2") else 0.05
+        return ResolvedTraining(**vars(self) | {"lr": own if self.lr is None else self.lr})
 
-    def scaled(self, epochs: int) -> "Training":
+    def scaled(self: Schedule, epochs: int) -> Schedule:
         """With N epochs, and the decay in proportion."""
         ratio = epochs / self.epochs
         decay = {max(1, int(epoch * ratio + 0.5)) for epoch in self.lr_decay_epochs}
@@ -166,9 +166,15 @@ class Training:
             self, epochs=epochs, lr_decay_epochs=tuple(sorted(epoch for epoch in decay if epoch < epochs))
         )
 
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedTraining(Training):
+    """A schedule whose learning rate is known."""
+
+    lr: float = 0.05
+
     def rate(self, epoch: int) -> float:
         """The learning rate: it decays after each decay epoch, so epoch 151 is the first at a tenth of it."""
-        assert self.lr is not None
         return self.lr * self.lr_decay_rate ** sum(epoch > decay for decay in self.lr_decay_epochs)
 
 
@@ -183,9 +189,16 @@ class Repetition:
     )
     resume: bool = setting(False, "continue this run from its last checkpoint", "flag", PLACE, part_of_run=False)
 
-    def resolved(self) -> "Repetition":
+    def resolved(self) -> "ResolvedRepetition":
         """With the seed, which is the trial where none is given."""
-        return dataclasses.replace(self, seed=self.trial if self.seed is None else self.seed)
+        return ResolvedRepetition(**vars(self) | {"seed": self.trial if self.seed is None else self.seed})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedRepetition(Repetition):
+    """A repetition whose seed is known."""
+
+    seed: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,12 +292,16 @@ class RipsNetChoice:
         CODE + ": all, of which three quarters train",
     )
 
-    def folder_name(self, dim: int) -> str:
-        """Of the RipsNet of one homology dimension, in the folder of its clouds."""
-        name = f"ripsnet_dim{dim}_{self.operator}"
+    def name(self, dim: int) -> str:
+        """Of the RipsNet of one homology dimension, as 'dim0_mean'."""
+        name = f"dim{dim}_{self.operator}"
         if self.ripsnet_clouds:
             name += f"_clouds{self.ripsnet_clouds}"
         return name
+
+    def folder_name(self, dim: int) -> str:
+        """Of the RipsNet of one homology dimension, in the folder of its clouds."""
+        return f"ripsnet_{self.name(dim)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -372,8 +389,7 @@ class Loss(RipsNetChoice):
 class ResolvedLoss(Loss):
     """A loss for one teacher and student in which every value is known.
 
-    method: the name in tables of `distill`. options: of the method, by name. weights_source: where the weights come
-    from. published: what the fields are when nothing departs from the method's and the pair's own values.
+    weights_source: where the weights come from.
     """
 
     kd_T: float = 4.0
@@ -387,7 +403,6 @@ class ResolvedLoss(Loss):
     weights_source: str = ""
 
 
-STUDENT_SECTIONS = (Loss, Clouds, Data, Training, Repetition)
 SECTIONS = (Teacher, Data, Training, Repetition, Clouds, CloudMaking, RipsNetChoice, Fit, Loss)
 # Options that do not change what a run computes, and may differ when it is resumed.
 NOT_PART_OF_A_RUN = {name for section in SECTIONS for name, entry in declared(section).items() if not entry.part_of_run}

@@ -1,4 +1,4 @@
-"""helper/checkpoint.py: files written whole, and networks read from the files of four code bases and of none."""
+"""helper/files/checkpoint.py, helper/networks.py: files written whole, networks read from files of four code bases."""
 
 import os
 import pickle
@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from helper import checkpoint
-from helper.checkpoint import load_network, weights_sha256
-from helper.options import RunStopped, UserError
+from helper.errors import RunStopped, UserError
+from helper.files import checkpoint
+from helper.files.checkpoint import weights_sha256
+from helper.networks import load_network
 from models import create_model
 
 
@@ -141,7 +142,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, weights, zipped):
     trace = tmp_path / "it was run"
     content = {"model": weights, "extra": Malicious(trace)}
     torch.save(content, tmp_path / "bad.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match="bad.pth: not a readable checkpoint"):
+    with pytest.raises(UserError, match="bad.pth: holds posix.system, which is not run; save its state_dict instead$"):
         read(tmp_path / "bad.pth")
     assert not trace.exists()
 
@@ -180,7 +181,7 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, data):
     path = tmp_path / "file.pth"
     if data is not None:
         path.write_bytes(data)
-    with pytest.raises(UserError, match="no such file" if data is None else "not a readable|no weights") as error:
+    with pytest.raises(UserError, match="no such file" if data is None else "not a checkpoint|no weights") as error:
         read(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 

@@ -1,99 +1,25 @@
 """Stage 2, generate_PCD_PI.py: stored clouds, diagrams, images and specs against GUDHI and plain forward passes."""
 
-import functools
-import io
 import json
 import shutil
-import warnings
 from pathlib import Path
 
-import gudhi
 import numpy as np
 import pytest
 import torch
-from gudhi.representations import PersistenceImage
-from scipy.spatial.distance import cdist
+from support.gudhis import gudhi_bars, gudhi_image, released_recipe
+from support.running import CLASSES, CLOUDS, POINTS, TEACHER, make_clouds, make_teacher, work_in
 
 import generate_PCD_PI
-import helper.clouds
-from dataset import DatasetInfo, TrainLoader, dataset_dict, load_dataset
-from helper import checkpoint
-from helper.clouds import CloudSet, Embedder
-from helper.options import UserError, run
+from dataset import TrainLoader, load_dataset
+from helper.clouds import embedding, making, store
+from helper.clouds.embedding import Embedder
+from helper.clouds.store import CloudSet, Origin, claim, read_origin
+from helper.errors import UserError
+from helper.files import checkpoint
+from helper.networks import load_network
 from models import create_model
 from ripsnet import subsample_sigma
-
-CLASSES, POINTS = 3, 12
-TRAINING_IMAGES = 70  # five clouds of 12 a pass; ten images are left over
-TEACHER = Path("save_t_models/teacher/best.pth")
-CLOUDS = Path("ripsnet/teacher/layer-1_n12_eval_released")
-
-
-def noise(data_dir):
-    rng = np.random.default_rng(0)
-    counts = (TRAINING_IMAGES, 40)
-    return [
-        (rng.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8), rng.integers(0, CLASSES, count)) for count in counts
-    ]
-
-
-NOISE = DatasetInfo("noise", CLASSES, (0.5,) * 3, (0.29,) * 3, flip=True, load=noise, image_size=16)
-
-
-def work_in(folder, monkeypatch):
-    """A place to run the stages in: the folder, the data set `noise`, small files of clouds, and a teacher."""
-    monkeypatch.chdir(folder)
-    monkeypatch.setitem(dataset_dict, "noise", NOISE)
-    monkeypatch.setattr(helper.clouds, "CHUNK", 8)
-    make_teacher()
-
-
-def make_teacher(seed=0):
-    """Write TEACHER: an untrained network whose batch norms know the data, and are not the identity."""
-    TEACHER.parent.mkdir(parents=True, exist_ok=True)
-    TEACHER.write_bytes(teacher(seed))
-
-
-@functools.cache
-def teacher(seed):
-    torch.manual_seed(seed)
-    model = create_model("resnet8", CLASSES).train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            module.momentum = None  # the mean over all batches
-    train, _ = load_dataset("noise", "")
-    with torch.no_grad():
-        for images, _, _ in TrainLoader(train, 32, seed).epoch(0):
-            model(images)
-    about = {"arch": "resnet8", "num_classes": CLASSES, "dataset": "noise", "accuracy": 33.0}
-    file = io.BytesIO()
-    torch.save({"model": model.state_dict(), **about}, file)
-    return file.getvalue()
-
-
-def call(script, *options):
-    script.main(script.get_args_parser().parse_args([str(option) for option in options]))
-
-
-def refused(monkeypatch, capsys, script, *options):
-    """The one line on stderr with which a script refuses what it was given; its exit code is 2."""
-    monkeypatch.setattr("sys.argv", [f"{script.__name__}.py", *map(str, options)])
-    with pytest.raises(SystemExit) as stopped, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        warnings.simplefilter("ignore", ImportWarning)  # hidden from users; umap-learn gives one
-        run(script.main, script.get_args_parser())
-    assert not caught  # a warning would be another line
-    line = capsys.readouterr().err
-    assert stopped.value.code == 2 and line.endswith("\n") and line.count("\n") == 1, line
-    assert line.startswith(f"{script.__name__}.py: "), line
-    return line
-
-
-def make_clouds(*options):
-    """Stage 2 with two passes; `options` may say otherwise."""
-    usual = ["--path_t", TEACHER, "--dataset", "noise", "--device", "cpu", "--batch_size", POINTS, "--passes", 2]
-    call(generate_PCD_PI, *usual, *options)
 
 
 def read(kind, folder=CLOUDS):
@@ -102,32 +28,6 @@ def read(kind, folder=CLOUDS):
 
 def read_spec(dim, folder=CLOUDS):
     return json.loads((folder / f"spec_dim{dim}.json").read_text())
-
-
-def gudhi_bars(cloud, dim):
-    tree = gudhi.RipsComplex(points=cloud.astype(np.float64)).create_simplex_tree(max_dimension=dim + 1)
-    tree.compute_persistence()
-    bars = tree.persistence_intervals_in_dimension(dim).reshape(-1, 2)
-    return bars[np.isfinite(bars[:, 1])]
-
-
-def gudhi_image(cloud, spec):
-    imager = PersistenceImage(
-        bandwidth=spec["sigma"],
-        weight=lambda point: 10 * np.tanh(point[1]) + 10 * np.log(100 * point[0] + 1),
-        resolution=spec.get("resolution", [20, 20]),
-        im_range=spec["image_range"],
-    )
-    return imager.fit_transform([gudhi_bars(cloud, spec["dim"])])[0] / spec["maximum"]
-
-
-def released_recipe(clouds, dim):
-    """(sigma, image range), as the authors' code finds them: all diagrams, then the first 200 points."""
-    bars = np.concatenate([gudhi_bars(cloud, dim) for cloud in clouds])
-    points = np.column_stack([bars[:, 0], bars[:, 1] - bars[:, 0]])
-    distances = cdist(points[:200], points[:200]).flatten()
-    sigma = np.quantile(distances[distances > 1e-5], 0.2)
-    return sigma, [points[:, 0].min(), points[:, 0].max(), points[:, 1].min(), points[:, 1].max()]
 
 
 def batches(passes=2, points=POINTS, seed=1):
@@ -151,8 +51,14 @@ def plain_forward(layer=-1, train=False):
 
 
 def contents(folder):
-    """Bytes of everything below a folder."""
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Bytes of everything below a folder, without the lock, which names a process."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".lock"))
+    return {path.relative_to(folder): path.read_bytes() for path in paths}
+
+
+def opened(folder, num_clouds=10):
+    """The set of clouds in a folder of stage 2."""
+    return CloudSet(folder, num_clouds, read_origin(folder), pixels=400)
 
 
 @pytest.fixture(autouse=True)
@@ -178,7 +84,7 @@ def test_clouds_are_float16_and_have_one_row_an_image(both_dimensions):
 @pytest.mark.parametrize("dim", [0, 1])
 def test_diagrams_are_gudhis_of_the_rounded_clouds(both_dimensions, dim):
     clouds = read("clouds", both_dimensions)
-    files = CloudSet(both_dimensions, len(clouds))
+    files = opened(both_dimensions, len(clouds))
     found = [bars for chunk in files.chunks for bars in files.read_diagrams(dim, chunk)]
     assert len(found) == len(clouds)
     expected = [gudhi_bars(cloud, dim) for cloud in clouds]
@@ -203,8 +109,8 @@ def test_an_image_follows_from_its_cloud_and_the_spec_alone(both_dimensions, dim
 
 @pytest.mark.parametrize("dim, size, numbers", [(0, 3, [7, 8, 9]), (1, 64, [8, 9])])
 def test_the_sample_is_the_end_of_the_last_file_of_clouds(monkeypatch, dim, size, numbers):
-    monkeypatch.setattr(generate_PCD_PI, "SAMPLE", size)
-    monkeypatch.setattr(helper.clouds, "CHUNK", 8 if dim else 10)
+    monkeypatch.setattr(making, "SAMPLE", size)
+    monkeypatch.setattr(store, "CHUNK", 8 if dim else 10)
     make_clouds("--dim", dim)
     sample, spec = np.load(CLOUDS / f"sample_dim{dim}.npz"), read_spec(dim)
     assert sample["cloud"].tolist() == numbers
@@ -258,20 +164,21 @@ def test_the_released_sigma_sees_only_the_first_200_points(dim):
 @pytest.mark.parametrize("dim", [0, 1])
 def test_sigma_rule_subsample_is_subsample_sigma_over_all_points(dim):
     rng = np.random.default_rng(dim)
-    files = CloudSet(Path("set"), 100)
+    origin = Origin("", "", "", -1, 32, 64, "eval", "subsample", 5, "float16")
+    files = CloudSet(Path("set"), 100, origin, pixels=400)
+    claim(files.folder, origin)
     points = []
     for chunk in files.chunks:
         start, stop = files.span(chunk)
         if dim == 0:
-            diagrams = np.sort(rng.uniform(0, 9, (stop - start, 31)))
+            diagrams = np.sort(rng.uniform(0, 9, (stop - start, 31))).astype(np.float32)
             points += [(0, death) for death in diagrams.flat]
         else:
             diagrams = [np.cumsum(rng.uniform(0, 5, (k, 2)), axis=1) for k in rng.integers(0, 50, stop - start)]
             points += [(birth, death - birth) for bars in diagrams for birth, death in bars]
         files.write_diagrams(dim, chunk, diagrams)
     assert len(points) > 2000  # so that something is drawn
-    args = generate_PCD_PI.get_args_parser().parse_args(["--path_t", "", "--seed", "5"])
-    assert generate_PCD_PI.sampled_sigma(files, dim, args) == pytest.approx(subsample_sigma(points, seed=5), rel=1e-12)
+    assert making.image_sigma(files, dim, "subsample") == pytest.approx(subsample_sigma(points, seed=5), rel=1e-12)
 
 
 def test_quality_counts_bars(both_dimensions):
@@ -304,7 +211,7 @@ def test_train_clouds_are_normalised_by_their_own_batch():
 
 @pytest.mark.parametrize("bn", ["eval", "train"])
 def test_an_embedder_leaves_the_network_as_it_was(bn):
-    model = checkpoint.load_network(TEACHER, None, "").model
+    model = load_network(TEACHER, None, "").model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     loader = TrainLoader(load_dataset("noise", "")[0], POINTS, seed=1, drop_last=True)
     list(Embedder(model, loader, -1, bn).clouds(0, 7))
@@ -314,8 +221,8 @@ def test_an_embedder_leaves_the_network_as_it_was(bn):
 
 @pytest.mark.parametrize("images_a_forward", [1, 2 * POINTS, 3 * POINTS, 1024])
 def test_cloud_number_i_is_the_same_batch_whatever_the_group_size(monkeypatch, images_a_forward):
-    monkeypatch.setitem(helper.clouds.IMAGES_A_FORWARD, "cpu", images_a_forward)
-    model = checkpoint.load_network(TEACHER, None, "").model
+    monkeypatch.setitem(embedding.IMAGES_A_FORWARD, "cpu", images_a_forward)
+    model = load_network(TEACHER, None, "").model
     loader = TrainLoader(load_dataset("noise", "")[0], POINTS, seed=1, drop_last=True)
     expected = torch.from_numpy(plain_forward())
     for start, stop in ((0, 10), (3, 9), (5, 6)):
@@ -361,10 +268,10 @@ def test_an_extension_that_was_cut_off_is_not_taken_for_complete(monkeypatch):
 @pytest.mark.parametrize("kind", ["clouds", "diagrams_dim0", "diagrams_dim1", "images_dim1"])
 def test_damaged_and_short_files_are_recognised_and_made_again(both_dimensions, kind):
     shutil.copytree(both_dimensions, CLOUDS)
-    files, path = CloudSet(CLOUDS, 10), CLOUDS / kind / "00001.npy"
+    files, path = opened(CLOUDS), CLOUDS / kind / "00001.npy"
     whole = path.read_bytes()
     assert files.done(kind, 0) and files.done(kind, 1)
-    assert not CloudSet(CLOUDS, 11).done(kind, 1) and not CloudSet(CLOUDS, 9).done(kind, 1)
+    assert not opened(CLOUDS, 11).done(kind, 1) and not opened(CLOUDS, 9).done(kind, 1)
     for damage in (b"", whole[:20], whole[:-1], b"not an array" * 20):
         path.write_bytes(damage)
         assert not files.done(kind, 1), damage

@@ -15,9 +15,14 @@ ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("demo.sh", "train_teacher.sh", "train_student.sh")
 SHELLS = [shell for shell in ("sh", "dash", "bash") if shutil.which(shell)]
 
-# Stands in for Python: says yes to the check of the environment, and notes all other calls, an argument a line.
+# Stands in for Python: says yes to the check of the environment, and `off` when asked for the precision of the demo;
+# notes all other calls, an argument a line.
 RECORDER = """#!/bin/sh
-case $1 in *.py) ;; *) exit 0 ;; esac
+case $1 in
+    *.py) ;;
+    -c) echo off; exit 0 ;;
+    *) exit 0 ;;
+esac
 printf '%s\\n' call "$@" >>"$CALLS"
 """
 
@@ -84,6 +89,11 @@ def test_calls_of_the_demo(calls, shell):
     ripsnet, topkd, figure = found[2][1], students[2], found[-1][1]
     assert ripsnet.operator == topkd.operator == figure.operator
     assert len({args.path_t for _, args in [*found[1:8], found[-1]]}) == 1
+    assert {args.amp for _, args in found if hasattr(args, "amp")} == {"off"}
+
+
+def test_the_demo_s_precision_can_be_given(calls):
+    assert {args.amp for _, args in calls("demo.sh", AMP="bf16") if hasattr(args, "amp")} == {"bf16"}
 
 
 def test_python_may_be_given_relative_to_the_repository(calls):

@@ -1,4 +1,5 @@
-"""requirements.txt, environment.yml and helper/environment.sh: declared, installed and imported packages agree."""
+"""What is declared, installed and imported agrees: requirements.txt, environment.yml, helper/environment.sh; and what
+test.sh, .ci/run and the workflow run."""
 
 import ast
 import importlib
@@ -21,7 +22,8 @@ SHELLS = [shell for shell in ("dash", "bash") if shutil.which(shell)] or ["sh"]
 
 
 def module_of(requirement):
-    return {"scikit-learn": "sklearn", "PyYAML": "yaml"}.get(requirement.name, requirement.name)
+    modules = {"scikit-learn": "sklearn", "PyYAML": "yaml", "pytest-xdist": "xdist"}
+    return modules.get(requirement.name, requirement.name)
 
 
 @pytest.mark.parametrize("requirement", REQUIREMENTS, ids=lambda requirement: requirement.name)
@@ -38,6 +40,54 @@ def test_conda_installs_the_same_requirements():
     pythons = Requirement(python)
     assert pythons.name == "python" and "3.10.0" in pythons.specifier and "3.9.18" not in pythons.specifier
     assert ".".join(map(str, sys.version_info[:3])) in pythons.specifier
+
+
+def test_the_workflow_runs_what_continuous_integration_runs():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text())
+    assert set(workflow[True]) >= {"push", "pull_request"}  # YAML reads the key `on` as true
+    job = workflow["jobs"]["test"]
+    assert job["strategy"]["matrix"] == {"python": ["3.10", "3.12"]}
+    actions = {step["uses"].split("@")[0]: step.get("with", {}) for step in job["steps"] if "uses" in step}
+    python = {"python-version": "${{ matrix.python }}", "cache": "pip", "cache-dependency-path": "requirements.txt"}
+    assert actions == {"actions/checkout": {}, "actions/setup-python": python}
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    assert commands == ["python -m pip install -r requirements.txt", "bash .ci/run"]
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_ci_stops_at_the_first_complaint(tmp_path, status):
+    """Linter, formatter, type checker, all tests, in this order; nothing is run after a failure."""
+    (tmp_path / ".ci").mkdir()
+    (tmp_path / "helper").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
+    fail = "mypy" if status else "nothing"
+    (tmp_path / "python").write_text(f'#!/bin/sh\necho "$@" >>calls\n[ "$2" != {fail} ]\n')
+    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "helper" / "environment.sh").write_text("PYTHON=$PWD/python\n")
+    (tmp_path / "test.sh").write_text("echo test.sh $* >>calls\n")
+    assert subprocess.run(["bash", ".ci/run"], cwd=tmp_path).returncode == status
+    expected = ["-m ruff check .", "-m ruff format --check .", "-m mypy", "test.sh --all"]
+    assert (tmp_path / "calls").read_text().splitlines() == expected[: 3 if status else 4]
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ([], ["-m", "not slow"]),
+        (["--all"], []),
+        (["-k", "loader or fold", "-x"], ["-m", "not slow", "-k", "loader or fold", "-x"]),
+        (["--all", "-x"], ["-x"]),
+    ],
+)
+def test_the_arguments_of_test_sh_go_to_pytest(tmp_path, given, expected):
+    (tmp_path / "helper").mkdir()
+    shutil.copy(ROOT / "test.sh", tmp_path)
+    (tmp_path / "python").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "helper" / "environment.sh").write_text("PYTHON=$PWD/python\n")
+    done = subprocess.run(["sh", str(tmp_path / "test.sh"), *given], capture_output=True, text=True, check=True)
+    always = ["-m", "pytest", "-n", "auto", "--maxprocesses", "16", "--dist", "worksteal"]
+    assert done.stdout.splitlines() == always + expected
 
 
 def sources():

@@ -12,18 +12,16 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from scipy.special import log_softmax, rel_entr, softmax
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
-from test_clouds import (
+from support.gudhis import gudhi_bars, gudhi_image
+from support.running import (
     CLASSES,
     CLOUDS,
     NOISE,
     POINTS,
     TEACHER,
     call,
-    gudhi_bars,
-    gudhi_image,
     make_clouds,
     noise,
-    read_spec,
     refused,
     teacher,
     work_in,
@@ -32,8 +30,8 @@ from test_clouds import (
 import evaluate
 from dataset import dataset_dict
 from helper.files import checkpoint
-from helper.files.atomic import write_json
-from helper.files.paths import teacher_run
+from helper.files.atomic import read_json, write_json
+from helper.files.paths import spec_file, teacher_run
 from helper.networks import load_network
 from helper.report.evaluation import (
     accuracy_scores,
@@ -69,7 +67,7 @@ def stage_2(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         work_in(folder, patch)
         make_clouds("--dim", "01")
-        return {dim: read_spec(dim) for dim in (0, 1)}
+        return {dim: read_json(spec_file(CLOUDS, dim)) for dim in (0, 1)}
 
 
 @pytest.fixture
@@ -378,25 +376,28 @@ def test_a_comparison_needs_a_teacher(monkeypatch, capsys, option):
 @pytest.mark.parametrize(
     "options, what",
     [
-        ("--dim 1", "--dim: has no effect without --topology or --ripsnet"),
-        ("--tda_layer_s -2", "--tda_layer_s: has no effect without --topology or --ripsnet"),
-        ("--tda_layer_t -2", "--tda_layer_t: has no effect without --topology or --ripsnet"),
-        ("--batch_size 12", "--batch_size: has no effect without --topology or --ripsnet"),
-        ("--operator sum", "--operator: has no effect without --ripsnet"),
-        ("--ripsnet_clouds 5", "--ripsnet_clouds: has no effect without --ripsnet"),
-        ("--pcd_bn train", "--pcd_bn: has no effect without --topology images or --ripsnet"),
-        ("--sigma_rule subsample", "--sigma_rule: has no effect without --topology images or --ripsnet"),
-        ("--spec x.json", "--spec: has no effect without --topology images or --ripsnet"),
-        ("--topology bottleneck --spec x.json", "--spec: has no effect without --topology images or --ripsnet"),
-        ("--topology bottleneck --resolution 10", "--resolution: has no effect without --topology images or --ripsnet"),
-        ("--topology bottleneck --range q99", "--range: has no effect without --topology images or --ripsnet"),
-        ("--topology images --operator sum", "--operator: has no effect without --ripsnet"),
+        ("--dim 1", "--dim: has no effect with no --topology and no --ripsnet"),
+        ("--tda_layer_s -2", "--tda_layer_s: has no effect with no --topology and no --ripsnet"),
+        ("--tda_layer_t -2", "--tda_layer_t: has no effect with no --topology and no --ripsnet"),
+        ("--batch_size 12", "--batch_size: has no effect with no --topology and no --ripsnet"),
+        ("--operator sum", "--operator: has no effect with no --ripsnet"),
+        ("--ripsnet_clouds 5", "--ripsnet_clouds: has no effect with no --ripsnet"),
+        ("--pcd_bn train", "--pcd_bn: has no effect with no --topology images and no --ripsnet"),
+        ("--sigma_rule subsample", "--sigma_rule: has no effect with no --topology images and no --ripsnet"),
+        ("--spec x.json", "--spec: has no effect with no --topology images and no --ripsnet"),
+        ("--topology bottleneck --spec x.json", "--spec: has no effect with no --topology images and no --ripsnet"),
+        (
+            "--topology bottleneck --resolution 10",
+            "--resolution: has no effect with no --topology images",
+        ),
+        ("--topology bottleneck --range q99", "--range: has no effect with no --topology images"),
+        ("--topology images --operator sum", "--operator: has no effect with no --ripsnet"),
         ("--ripsnet a.pth --ripsnet_clouds 5", "--ripsnet_clouds: has no effect with --ripsnet PATH"),
         ("--per_class --json", "--per_class: has no effect with --json without PATH"),
     ],
 )
 def test_an_option_without_effect_is_refused(monkeypatch, capsys, options, what):
-    assert f"{what}" in refused(monkeypatch, capsys, evaluate, *COMPARED, *options.split())
+    assert what in refused(monkeypatch, capsys, evaluate, *COMPARED, *options.split())
 
 
 def test_ripsnet_s_pooling_is_that_of_the_pair(specs, monkeypatch, capsys):

@@ -278,16 +278,12 @@ def test_quality_of_diagrams():
     st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4),
     st.one_of(st.none(), st.integers(-3, 0), st.text()),
 )
-def test_specs_survive_json(tmp_path_factory, dim, positive, bounds, layer):
+def test_specs_survive_json(dim, positive, bounds, layer):
     bounds = [0, 0] * (1 - dim) + sorted(bounds[: 2 * dim]) + sorted(bounds[2:])
     spec = ImageSpec(
         dim=dim, sigma=positive, sigma_rule="subsample", image_range=bounds, maximum=1 / positive, layer=layer, seed=12
     )
     assert ImageSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
-    path = tmp_path_factory.getbasetemp() / "folder" / "spec.json"
-    spec.save(path)
-    assert ImageSpec.load(path) == spec
-    assert [file.name for file in path.parent.iterdir()] == ["spec.json"]
 
 
 def test_numpy_numbers_become_plain_ones():
@@ -302,6 +298,8 @@ def test_numpy_numbers_become_plain_ones():
         ({"dim": 2}, "dim must be 0 or 1"),
         ({"sigma": 0}, "sigma must be positive"),
         ({"sigma": None}, "wrong type"),
+        ({"sigma": 10**400}, "too large"),
+        ({"resolution": [math.inf, 20]}, "too large"),
         ({"maximum": math.nan}, "maximum must be positive"),
         ({"weight": "1"}, "weight must be"),
         ({"resolution": [20]}, "resolution must be"),
@@ -317,35 +315,16 @@ def test_wrong_specs_are_refused_in_one_line(change, message):
     assert "\n" not in str(error.value)
 
 
-def test_the_usual_range_goes_without_saying():
+def test_the_default_range_is_omitted():
     """A spec over all bars is written as it was before there was a choice, and read so."""
     assert "range_rule" not in SPECS[0].to_dict()
     other = dataclasses.replace(SPECS[0], range_rule="q99")
     assert other.to_dict()["range_rule"] == "q99" and ImageSpec.from_dict(other.to_dict()) == other != SPECS[0]
 
 
-def test_missing_keys_and_broken_files_are_refused(tmp_path):
+def test_missing_keys_are_refused():
     fields = SPECS[0].to_dict()
     for name in ("dim", "sigma", "image_range", "maximum", "weight", "resolution"):
         with pytest.raises(ValueError, match=f"missing keys: \\['{name}'\\]"):
             ImageSpec.from_dict({key: value for key, value in fields.items() if key != name})
     assert ImageSpec.from_dict({key: value for key, value in fields.items() if key != "seed"}) == SPECS[0]
-    for text in ("{", "[1, 2]", "{}"):
-        path = tmp_path / "spec.json"
-        path.write_text(text)
-        with pytest.raises(ValueError, match="spec.json"):
-            ImageSpec.load(path)
-
-
-def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "spec.json"
-    SPECS[0].save(path)
-
-    def fail(*args):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(implementation.os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        SPECS[1].save(path)
-    assert ImageSpec.load(path) == SPECS[0]
-    assert [file.name for file in tmp_path.iterdir()] == ["spec.json"]

@@ -20,7 +20,7 @@ from helper.cli.parser import run
 from helper.errors import RunStopped, UserError
 from helper.files import checkpoint
 from helper.files.run import Run
-from helper.settings import ResolvedLoss, Training, plain
+from helper.settings import ResolvedLoss, ResolvedTraining, plain
 from helper.student.distillation import Distillation
 from helper.training import loop, progress
 from helper.training.loop import evaluate, fit, make_optimizer, train_steps
@@ -38,7 +38,7 @@ def stage_1(*options):
 
 def train(objective, images, test_set=None, resume=False, deployed=None, **settings):
     """`fit` in the folder RUN, by two epochs of 16 images a step unless the settings say otherwise."""
-    training = Training(**{"epochs": 2, "batch_size": 16, "lr": 0.02} | settings)
+    training = ResolvedTraining(**{"epochs": 2, "batch_size": 16, "lr": 0.02} | settings)
     run = Run(RUN, plain(training), torch.device("cpu"), resume)
     loader = TrainLoader(images, training.batch_size, 0)
     return fit(objective, loader, images if test_set is None else test_set, run, training, deployed or {})
@@ -73,19 +73,23 @@ class TwoTerms(Objective):
     "epoch, rate", [(1, 0.05), (150, 0.05), (151, 0.005), (180, 0.005), (181, 5e-4), (210, 5e-4), (211, 5e-5)]
 )
 def test_the_rate_decays_after_the_published_epochs(epoch, rate):
-    assert Training(lr=0.05).rate(epoch) == pytest.approx(rate, rel=1e-12)
+    assert ResolvedTraining(lr=0.05).rate(epoch) == pytest.approx(rate, rel=1e-12)
 
 
 def test_the_epochs_of_a_run_use_the_schedule(tiny):
     stage_1("--epochs", "3", "--lr_decay_epochs", "1,2", "--lr_decay_rate", "0.5")
-    assert [float(row["lr"]) for row in rows("save_t_models/resnet8_tiny_lr0.02_rate0.5_n16_trial1/log.csv")] == [0.02, 0.01, 0.005]
+    assert [float(row["lr"]) for row in rows("save_t_models/resnet8_tiny_lr0.02_rate0.5_n16_trial1/log.csv")] == [
+        0.02,
+        0.01,
+        0.005,
+    ]
 
 
 def test_a_step_is_sgd_with_momentum_and_weight_decay():
     """v = 0.9 v + (g + 0.0005 w); w = w - lr v, in float64 with the gradient of a quadratic known in closed form."""
     objective = Objective(nn.Linear(3, 1, bias=False, dtype=torch.float64), {"ce": 1.0})
     objective.student.extra = nn.Parameter(torch.ones(1), requires_grad=False)
-    optimizer = make_optimizer(objective, Training(lr=0.05))
+    optimizer = make_optimizer(objective, ResolvedTraining(lr=0.05))
     w, v = objective.student.weight.detach().clone(), torch.zeros(1, 3, dtype=torch.float64)
     target = torch.tensor([[1.0, -2.0, 3.0]], dtype=torch.float64)
     for rate in (0.05, 0.05, 0.005):
@@ -281,7 +285,7 @@ def test_training_steps_never_wait_for_the_device(train_set, monkeypatch):
         monkeypatch.setattr(torch.Tensor, name, recorded)
     objective = Objective(create_model("resnet8", 4), {"ce": 1.0})
     meters = Meters(["ce"], torch.device("cpu"))
-    loader, optimizer = TrainLoader(train_set, 16, 0), make_optimizer(objective, Training(lr=0.02))
+    loader, optimizer = TrainLoader(train_set, 16, 0), make_optimizer(objective, ResolvedTraining(lr=0.02))
     with HostReads() as reads:
         assert torch.ones(2)[0] == 1 and torch.zeros(1).tolist() == [0.0]
         assert reads.found and copies == ["tolist"]  # what is looked for is seen

@@ -1,28 +1,26 @@
 """A run that is killed, interrupted or cut off by a full disk goes on to the same end, bit for bit, in all four stages.
 
-Every run is a process of its own, forked from one that has imported everything already; tests/killed.py says what a
-POINT is.
+Every run is a process of its own; tests/support/killed.py says what a POINT is.
 """
 
 import csv
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
+import random
 import shutil
 import signal
-from pathlib import Path
 
-import killed
 import pytest
 import torch
+from support.killed import COUNTED
+from support.processes import execute
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from helper import checkpoint, runs
+from helper.files import checkpoint
 
-ROOT = Path(__file__).resolve().parent.parent
-TEACHER = "save_t_models/resnet8_tiny_trial1"
+TEACHER = "save_t_models/resnet8_tiny_lr0.02_n16_trial1"
 IMAGES = "--dataset tiny --batch_size 16 --epochs 2 --lr 0.02"
 SET = f"--path_t {TEACHER}/best.pth --dataset tiny --batch_size 16 --dim 01"
 STAGES = {
@@ -34,36 +32,16 @@ STAGES = {
     "ft": f"train_student.py --path_t {TEACHER}/best.pth --model_s resnet8 --distill ft --first_epochs 2 {IMAGES}",
     "crd": f"train_student.py --path_t {TEACHER}/best.pth --model_s resnet8 --distill crd --set nce_k=64 {IMAGES}",
 }
-NOT_COMPARED = {*runs.TIME_COLUMNS, "resume", "commit"}  # the repository may be worked on while the tests run
-
-
-def execute(point, folder, command):
-    """Run a script and its options in a folder up to a point. Returns (exit status, what it printed)."""
-    receiver, sender = PROCESSES.Pipe(duplex=False)  # a pipe, because a file could not grow on a full disk
-    process = PROCESSES.Process(target=enter, args=(sender, folder, point, *command.split()))
-    process.start()
-    sender.close()
-    printed = b"".join(iter(lambda: os.read(receiver.fileno(), 1 << 16), b""))
-    process.join()
-    return process.exitcode, printed.decode()
-
-
-def enter(output, folder, point, script, *options):
-    os.dup2(output.fileno(), 1)
-    os.dup2(output.fileno(), 2)
-    output.close()
-    os.chdir(folder)
-    killed.main(point, str(ROOT / script), *options)
+NOT_COMPARED = {"seconds", "images_per_s", "resume", "commit"}  # the repository may be worked on while the tests run
 
 
 def resume(folder, stage):
-    status, printed = execute("none", folder, STAGES[stage] + " --resume" * (stage != "clouds"))
+    command = STAGES[stage]
+    if stage != "clouds":
+        command += " --resume"
+    status, printed = execute("none", folder, command)
     assert status == 0, printed
     return printed
-
-
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["killed"])
 
 
 def comparable(value):
@@ -97,7 +75,7 @@ def hashes(folder):
     return {
         str(path): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
-        if path.is_file() and "tfevents" not in path.name
+        if path.is_file() and "tfevents" not in path.name and not path.name.startswith(".lock")
     }
 
 
@@ -109,9 +87,7 @@ def ends(tmp_path_factory):
         folder = tmp_path_factory.mktemp(stage)
         if folders:
             shutil.copytree(list(folders.values())[-1], folder, dirs_exist_ok=True)
-        with pytest.MonkeyPatch.context() as patch:  # for the process that the others are forked from
-            patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
-            status, printed = execute("none", folder, command)
+        status, printed = execute("none", folder, command)
         assert status == 0, printed
         folders[stage] = folder
     return folders
@@ -184,6 +160,42 @@ def test_a_run_may_be_stopped_at_any_of_its_writes(begin, expected, stage, kind)
     assert number > 8
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("job", [*STAGES, "smaller clouds", "larger clouds"])
+def test_a_run_may_be_killed_at_any_moment(begin, job):
+    """Eight points of each stage, drawn at random; and of stage 2 where its set shrinks or grows."""
+    fewer, resumed = " --num_clouds 10", ""
+    before, command = [], STAGES.get(job, STAGES["clouds"])
+    if job == "smaller clouds":
+        before, command = [command], command + fewer
+    elif job == "larger clouds":
+        before = [command + fewer]
+    elif job != "clouds":
+        resumed = " --resume"
+    start = begin(job if job in STAGES else "clouds")
+    for earlier in before:
+        assert execute("none", start, earlier)[0] == 0
+
+    def copy():
+        return shutil.copytree(start, start.with_name(f"{start.name} copy"))
+
+    folder = copy()
+    status, printed = execute("count", folder, command)
+    assert status == 0, printed
+    wanted = artefacts(folder)
+    shutil.rmtree(folder)
+    counts = dict(line.split(":") for line in printed.splitlines()[-len(COUNTED) :])
+    points = [f"{kind}:{number}" for kind in COUNTED for number in range(1, int(counts[kind]) + 1)]
+    assert len(points) > 8
+    for point in random.Random(job).sample(points, 8):
+        folder = copy()
+        assert execute(point, folder, command)[0] == -signal.SIGKILL, point
+        status, printed = execute("none", folder, command + resumed)
+        assert status == 0, f"{point}: {printed}"
+        assert artefacts(folder) == wanted, point
+        shutil.rmtree(folder)
+
+
 @pytest.mark.parametrize("stage", ["teacher", "student"])
 @pytest.mark.parametrize("kind", ["int", "term"])
 def test_a_signal_saves_the_state_in_the_middle_of_an_epoch(begin, expected, stage, kind):
@@ -192,7 +204,7 @@ def test_a_signal_saves_the_state_in_the_middle_of_an_epoch(begin, expected, sta
     assert status == 130 and printed.endswith("stopped in epoch 2 after 5 steps; continue with --resume\n")
     (last,) = (folder / f"save_{stage[0]}_models").glob("*/last.pth")
     state = checkpoint.load(last)
-    assert (state["epoch"], state["step"], len(state["history"])) == (2, 5, 1)
+    assert (state["next_epoch"], state["step"], len(state["history"])) == (2, 5, 1)
     assert not (folder / "results" / "runs" / f"{last.parent.name}.csv").exists()
     resume(folder, stage)
     assert artefacts(folder) == expected[stage]
@@ -221,6 +233,9 @@ def test_a_second_signal_stops_at_once_and_harms_nothing(begin, expected):
 def test_a_finished_run_is_left_as_it_is(ends, tmp_path, stage, options, status, words):
     folder = tmp_path / "finished"
     shutil.copytree(ends[stage], folder)
+    if "--lr" in options and stage != "ripsnet":  # which shows in the name that a run has by default
+        (run,) = (folder / f"save_{stage[0]}_models").iterdir()
+        options += f" --name {run.name}"
     before = hashes(folder)
     found, printed = execute("none", folder, f"{STAGES[stage]} {options}")
     assert found == status
@@ -258,7 +273,7 @@ def interrupted_teacher(begin):
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(begin, expected, damage):
     folder = interrupted_teacher(begin)
     damage(folder / TEACHER / "last.pth")
-    assert "last.pth: damaged" in (printed := resume(folder, "teacher")) or "last.pth: not a readable" in printed
+    assert "last.pth: damaged" in (printed := resume(folder, "teacher")) or "last.pth: not a checkpoint" in printed
     assert f"using {TEACHER}/previous.pth instead" in printed
     assert artefacts(folder) == expected["teacher"]
 

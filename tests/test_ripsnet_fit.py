@@ -6,21 +6,23 @@ import csv
 import json
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from test_clouds import CLOUDS, POINTS, TEACHER, call, gudhi_image, make_clouds, read, read_spec, work_in
+from support.gudhis import gudhi_image
+from support.running import CLOUDS, POINTS, TEACHER, call, make_clouds, work_in
 
-import helper.ripsnet_fit
 import train_ripsnet
-from helper import checkpoint
-from helper.clouds import CloudSet
-from helper.options import RunStopped, UserError
-from helper.ripsnet_fit import CloudData, TrainStep, fit_ripsnet
-from helper.runs import Run
+from helper.clouds import fitting
+from helper.clouds.fitting import CloudData, TrainStep, fit_ripsnet
+from helper.clouds.store import CloudSet, Origin, claim
+from helper.errors import RunStopped, UserError
+from helper.files import checkpoint
+from helper.files.run import Run
+from helper.settings import Fit, plain
+from helper.student.topology import load_spec
 from ripsnet import RipsNet
 
 CPU = torch.device("cpu")
@@ -31,6 +33,14 @@ def fit(*options):
     """Stage 3 for at most twelve epochs; `options` may say otherwise."""
     usual = ["--path_t", TEACHER, "--dataset", "noise", "--device", "cpu", "--batch_size", POINTS]
     call(train_ripsnet, *usual, "--epochs", 12, "--batch_clouds", 4, *options)
+
+
+def read(kind, folder=CLOUDS):
+    return np.concatenate([np.load(path) for path in sorted((folder / kind).glob("*.npy"))])
+
+
+def read_spec(dim, folder=CLOUDS):
+    return json.loads((folder / f"spec_dim{dim}.json").read_text())
 
 
 def read_log(path):
@@ -53,7 +63,9 @@ def numpy_ripsnet(weights, clouds, operator="mean"):
 def random_set(count, points=6, width=5):
     """A set of random clouds and images in chunks of eight, dimension 0."""
     rng = np.random.default_rng(0)
-    files = CloudSet(Path("set"), count)
+    origin = Origin("", "", "", -1, points, width, "eval", "released", 0, "float16")
+    files = CloudSet(Path("set"), count, origin, pixels=400)
+    claim(files.folder, origin)
     for chunk in files.chunks:
         start, stop = files.span(chunk)
         files.write("clouds", chunk, rng.normal(size=(stop - start, points, width)).astype(np.float16))
@@ -65,9 +77,9 @@ def fit_set(files, train, validation, epochs, patience=1000, lr=1e-3):
     """fit_ripsnet on ranges of clouds of width 5: (network, log)."""
     torch.manual_seed(0)
     network = RipsNet(5)
-    args = SimpleNamespace(epochs=epochs, patience=patience, lr=lr, batch_clouds=4, seed=1, resume=False, device=CPU)
+    fit = Fit(epochs=epochs, patience=patience, lr=lr, batch_clouds=4)
     data = [CloudData(files, 0, span.start, span.stop, CPU, True) for span in (train, validation)]
-    return network, fit_ripsnet(network, *data, Run(Path("run"), args), args)
+    return network, fit_ripsnet(network, *data, Run(Path("run"), plain(fit), CPU, resume=False), fit)
 
 
 @pytest.fixture(autouse=True)
@@ -181,7 +193,7 @@ def test_fitting_stops_after_patience_epochs_without_a_better_loss_and_keeps_the
         seen.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
         return losses[len(seen) - 1]
 
-    monkeypatch.setattr(helper.ripsnet_fit, "mean_squared_error", validation_loss)
+    monkeypatch.setattr(fitting, "mean_squared_error", validation_loss)
     network, history = fit_set(random_set(12)[0], range(8), range(8, 12), epochs=8, patience=3)
     assert [row["val_mse"] for row in history] == losses[:7]  # a gain of 5e-11 is none
     assert [row["best_val_mse"] for row in history] == [5, 4, 4, 3, 3, 3, 3]
@@ -203,7 +215,7 @@ def test_a_ripsnet_learns_eight_clouds_by_heart():
 
 
 def test_a_fit_that_diverges_stops_with_one_line(monkeypatch):
-    monkeypatch.setattr(helper.ripsnet_fit, "mean_squared_error", lambda *_: float("nan"))
+    monkeypatch.setattr(fitting, "mean_squared_error", lambda *_: float("nan"))
     with pytest.raises(RunStopped, match="non-finite in epoch 1 .*lower --lr"):
         fit_set(random_set(12)[0], range(8), range(8, 12), epochs=2)
 
@@ -245,13 +257,16 @@ def test_a_ripsnet_that_sees_fewer_clouds_is_validated_on_the_same(fitted):
 
 def test_clouds_beyond_those_it_sees_do_not_change_a_ripsnet(fitted):
     shutil.copytree(fitted / "ripsnet", "ripsnet")
-    files = CloudSet(CLOUDS, 40)
+    files = CloudSet.of(CLOUDS, load_spec(CLOUDS / "spec_dim0.json"))
     weights = []
     for _ in range(2):
         fit("--ripsnet_clouds", 8, "--epochs", 2)
         weights.append(checkpoint.load(CLOUDS / "ripsnet_dim0_mean_clouds8" / "last.pth")["model"])
         shutil.rmtree(CLOUDS / "ripsnet_dim0_mean_clouds8")
+        said = {path: path.read_bytes() for path in CLOUDS.glob("*_dim0.json")}
         files.write("clouds", 1, 2 * files.read("clouds", 1))  # clouds 8 to 15
+        for path, content in said.items():  # it does not say any more that the set is complete
+            path.write_bytes(content)
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 

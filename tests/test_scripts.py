@@ -13,7 +13,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
-from test_clouds import CLASSES, POINTS, TEACHER, call, make_clouds, noise, refused, work_in
+from support.running import CLASSES, POINTS, TEACHER, call, make_clouds, noise, refused, work_in
 from torch import nn
 
 import dataset
@@ -26,8 +26,8 @@ import train_student
 import train_teacher
 from dataset import DatasetInfo, dataset_dict
 from distiller_zoo import Method, Output, Pair, distiller_dict
-from helper import checkpoint
-from helper.options import Parser, run
+from helper.cli.parser import Parser, run
+from helper.files import checkpoint
 from models import create_model, model_dict
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,12 +44,12 @@ ENOUGH = {
 REGISTRIES = ("model_dict", "distiller_dict", "dataset_dict")
 BAD_INPUT = [
     (train_teacher, "--model resnet57", "argument --model: unknown model 'resnet57': did you mean 'resnet56'?"),
-    (train_teacher, "--model resnet50", "it is ImageNet's ResNet-50 elsewhere; the CIFAR one is 'ResNet50'"),
+    (train_teacher, "--model resnet50", "ImageNet's is 'resnet50_imagenet', that for 32 x 32 images 'ResNet50'"),
     (train_teacher, "--epochs 0", "argument --epochs: found '0', expected a whole number at least 1"),
     (train_teacher, "--epochs 1.5", "argument --epochs: found '1.5', expected a whole number at least 1"),
     (train_teacher, "--lr nan", "argument --lr: found 'nan', expected a number at least 0 and at most 1000"),
     (train_teacher, "--lr inf", "argument --lr: found 'inf'"),
-    (train_teacher, "--lr_decay_epochs 180,150", "found [180, 150], expected ascending epochs, such as 150,180,210"),
+    (train_teacher, "--lr_decay_epochs 180,150", "found 180,150, expected ascending epochs, such as 150,180,210"),
     (train_teacher, "--lr_decay_epochs 150,x", "argument --lr_decay_epochs: found 'x', expected a whole number"),
     (train_teacher, "--momentum 2", "argument --momentum: found '2', expected a number at least 0 and at most 1"),
     (train_teacher, "--dataset cifar1000", "argument --dataset: invalid choice: 'cifar1000'"),
@@ -62,7 +62,11 @@ BAD_INPUT = [
     (train_student, "--model_s wrn40_2", "did you mean 'wrn_40_2'?"),
     (train_student, "--distill dk", "unknown method 'dk': expected one of kd"),
     (train_student, "--tda_layer_t 1", "argument --tda_layer_t: found '1', expected a whole number at most 0"),
-    (train_student, "--tda_layer_s -99", "--tda_layer_s: found -99, expected 0 (logits) or -1"),
+    (
+        train_student,
+        "-d 5 --topology wasserstein --tda_layer_s -99",
+        "--tda_layer_s: found -99, expected 0 (logits) or -1",
+    ),
     (train_student, "--kd_T 0", "argument --kd_T: found '0'"),
     (train_student, "-d -1", "found '-1', expected a number at least 0"),
     (train_student, "--delta inf", "argument -d/--delta: found 'inf'"),
@@ -71,7 +75,7 @@ BAD_INPUT = [
     (train_student, "--path_t save_t_models", "save_t_models: a folder, expected a checkpoint in it"),
     (train_student, "--dataset digits", "best.pth: trained on noise, found --dataset digits; give the same"),
     (train_student, "--path_t bare.pth --model_t resnet8 --dataset digits", "for 3 classes, but --dataset has 10"),
-    (train_student, "--ripsnet x.pth", "--ripsnet: of no use with --topology None and --delta 0; leave it out"),
+    (train_student, "--ripsnet x.pth", "--ripsnet: has no effect with"),
     (train_student, "--model_t resnet20", "--model_t: found resnet20, but save_t_models/teacher/best.pth holds"),
     (generate_PCD_PI, "--tda_layer_t -99", "--tda_layer_t: found -99, expected 0 (logits) or -1 (pooled vector) to -5"),
     (generate_PCD_PI, "--batch_size 71", "--batch_size: found 71, but noise has only 70 training images"),
@@ -106,12 +110,11 @@ def all_actions(parser):
 def test_help_explains_the_script_and_every_option(name, monkeypatch, capsys):
     script = importlib.import_module(name)
     monkeypatch.setattr("sys.argv", [f"{name}.py", "--help"])
-    parser = script.get_args_parser()
     with pytest.raises(SystemExit) as stopped:
-        run(script.main, parser)
+        run(script.main, script.get_args_parser)
     assert stopped.value.code == 0
     assert script.__doc__.splitlines()[0] in capsys.readouterr().out
-    unexplained = [action.dest for action in all_actions(parser) if not action.help]
+    unexplained = [action.dest for action in all_actions(script.get_args_parser()) if not action.help]
     assert not unexplained
 
 
@@ -134,9 +137,9 @@ def test_every_script_computes_with_kernels_that_repeat_themselves_and_without_t
     for where, name, wanted in flags:
         setattr(where, name, not wanted)
     monkeypatch.setattr("sys.argv", ["evaluate.py"])
-    run(lambda args: None, Parser())
+    run(lambda args: None, Parser)
     assert [getattr(where, name) for where, name, _ in flags] == [wanted for _, _, wanted in flags]
-    assert all("    run(main, get_args_parser())\n" in (ROOT / f"{name}.py").read_text() for name in SCRIPTS)
+    assert all("    run(main, get_args_parser)\n" in (ROOT / f"{name}.py").read_text() for name in SCRIPTS)
 
 
 @pytest.mark.parametrize("script", ["train_student", "reproduce"])
@@ -155,10 +158,10 @@ class Anything:
 @pytest.mark.parametrize(
     "content, what",
     [
-        (b"", "not a readable checkpoint"),
-        (b"no checkpoint", "not a readable checkpoint"),
-        (pickle.dumps(Anything()), "not a readable checkpoint"),
-        (Anything(), "not a readable checkpoint"),
+        (b"", "not a checkpoint"),
+        (b"no checkpoint", "not a checkpoint"),
+        (pickle.dumps(Anything()), "not a checkpoint"),
+        (Anything(), f"holds {__name__}.Anything, which is not run; save its state_dict instead"),
         ({"model": {}}, "no weights found"),
         ({"model": [1.0]}, "no weights found"),
         ([1.0, 2.0], "no weights found"),
@@ -248,7 +251,7 @@ def test_a_model_and_a_data_set_from_outside_pass_through_all_stages(monkeypatch
     monkeypatch.setitem(dataset_dict, "stripes", mine)
     monkeypatch.setitem(model_dict, "mynet", MyNet)
     data = ("--dataset", "stripes", "--batch_size", 8, *NO_CUDA)
-    teacher = ("--path_t", "save_t_models/mynet_stripes_trial1/best.pth")
+    teacher = ("--path_t", "save_t_models/mynet_stripes_n8_trial1/best.pth")
     call(train_teacher, "--model", "mynet", "--epochs", 3, *data)
     make_clouds(*teacher, *data)
     call(train_ripsnet, *teacher, *data, "--epochs", 2)

@@ -1,12 +1,10 @@
-"""The shape of the repository: which way imports go, how long scripts are, and that documented commands exist."""
+"""The shape of the repository: which way imports go, how long scripts are, what lies at the top."""
 
 import ast
 import graphlib
-import importlib
-import itertools
-import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,29 +24,49 @@ TOP_LEVEL = set(
     make_tables.py visualize.py models distiller_zoo dataset ripsnet helper save_t_models data results tests
     benchmarks""".split()
 )
-DOCUMENTS = ["README.md", *sorted(path.name for path in ROOT.glob("*.sh")), *(f"{name}.py" for name in SCRIPTS)]
+
+
+# The rooms of helper/, from the ground up: each may import those before it, and the files of its own folder.
+ROOMS = """errors settings distributed files data networks training clouds student experiments report""".split()
+BESIDE = {"cli": {"errors", "settings", "distributed"}}  # for the scripts alone
 
 
 def sources(*folders):
-    return [path for folder in folders for path in sorted((ROOT / folder).glob("*.py"))]
+    """The files in these folders, at any depth; of the top folder the scripts alone."""
+    found = []
+    for folder in folders:
+        found += sorted((ROOT / folder).glob("*.py") if folder == "." else (ROOT / folder).rglob("*.py"))
+    return found
+
+
+def name_of(path):
+    """helper/files/run.py -> 'helper.files.run'."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def imports(path):
-    """Dotted names of the project's modules that a file imports, wherever in it."""
-    package = [path.parent.name] if path.parent != ROOT else []
-    for node in ast.walk(ast.parse(path.read_text())):
+    """Dotted names of the project's modules that a file imports, wherever in it, but for the type checker."""
+    package = list(path.relative_to(ROOT).parts[:-1])
+    tree = ast.parse(path.read_text())
+    for node in tree.body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join([*(package if node.level else []), *filter(None, [node.module])])
+            outer = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*outer, *filter(None, [node.module])])
             names = [f"{base}.{alias.name}" for alias in node.names]
         else:
             continue
         for name in names:
             parts = name.split(".")
-            is_module = (ROOT / Path(*parts[:2])).with_suffix(".py").is_file()
-            if parts[0] in (*MAY_IMPORT, *SCRIPTS):
-                yield ".".join(parts[:2]) if is_module else parts[0]
+            if parts[0] not in (*MAY_IMPORT, *SCRIPTS):
+                continue
+            while parts and not ((ROOT / Path(*parts)).with_suffix(".py").is_file() or (ROOT / Path(*parts)).is_dir()):
+                parts.pop()
+            yield ".".join(parts)
 
 
 def test_imports_go_from_scripts_to_helper_to_the_rest():
@@ -58,20 +76,65 @@ def test_imports_go_from_scripts_to_helper_to_the_rest():
             assert found <= allowed, f"{path.relative_to(ROOT)} imports {found - allowed}"
 
 
+def test_imports_between_the_rooms_of_helper_go_down():
+    seen = set()
+    for path in sources("helper"):
+        room = Path(*path.relative_to(ROOT / "helper").parts[:1]).stem
+        if room == "__init__":
+            continue
+        below = BESIDE[room] if room in BESIDE else set(ROOMS[: ROOMS.index(room)])
+        found = {name.split(".")[1] for name in imports(path) if name.startswith("helper.")} - {room}
+        assert found <= below, f"{path.relative_to(ROOT)} imports {found - below}"
+        seen |= found
+    assert {"settings", "files", "training", "clouds"} <= seen
+    assert not list(imports(ROOT / "helper" / "errors.py"))
+
+
+def test_the_ground_floor_of_helper_is_small():
+    assert len([path for path in (ROOT / "helper").iterdir() if path.is_file()]) <= 8
+
+
 def test_no_module_imports_itself_by_a_detour():
-    graph = {}
-    for path in sources(".", *MAY_IMPORT):
-        name = path.stem if path.parent == ROOT else f"{path.parent.name}.{path.stem}".removesuffix(".__init__")
-        graph[name] = set(imports(path)) - {name}
-    assert {"helper.loop", "dataset"} <= graph["helper.distillation"] | graph["helper.data"]  # the graph is not empty
+    graph = {name_of(path): set(imports(path)) - {name_of(path)} for path in sources(".", *MAY_IMPORT)}
+    assert {"dataset", "helper.errors", "helper.settings"} <= graph["helper.data"]  # the graph is not empty
+    packages = {name for name in graph if (ROOT / name.replace(".", "/")).is_dir()}
+    for name in graph:  # what a file takes from its own package is a file of it, which is in the graph itself
+        graph[name] -= {package for package in packages if name.startswith(f"{package}.")}
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def names_in(path):
+    """Every name and attribute that stands in a file, and every parameter."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.arg):
+            yield node.arg
+
+
+def test_the_command_line_is_known_to_scripts_and_cli_alone():
+    for path in sources("helper"):
+        if path.parent.name != "cli":
+            found = {"Namespace", "argparse", "ArgumentParser"} & set(names_in(path))
+            assert not found or path.name == "checkpoint.py", f"{path}: {found}"  # which may find one in a file
+            parameters = {node.arg for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.arg)}
+            assert "args" not in parameters, path
+
+
+def test_what_only_reads_tables_does_not_load_torch():
+    code = "import sys, make_tables, helper.experiments.catalogue; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_is_read_in_one_sitting(name):
     lines = (ROOT / f"{name}.py").read_text().splitlines()
     assert len(lines) <= 280
-    assert lines[-2:] == ['if __name__ == "__main__":', "    run(main, get_args_parser())"]
+    assert lines[-2:] == ['if __name__ == "__main__":', "    run(main, get_args_parser)"]
+    first = next(line for line in lines if line.startswith(("import", "from")))
+    assert first == "import helper.cli.early  # noqa: F401"
 
 
 def test_files_are_never_unpickled():
@@ -88,45 +151,3 @@ def test_nothing_else_lies_at_the_top():
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     names = {name.split("/")[0] for name in listed.split("\0") if name and not name.startswith(".")}
     assert names <= TOP_LEVEL, names - TOP_LEVEL
-
-
-def commands(text):
-    """(script, [options]) of the commands in a text: every .py that Python runs or options follow."""
-    for line in re.sub(r"\\\n\s*", " ", text).splitlines():
-        for python, script, rest in re.findall(r'(python3? +|PYTHON"? +)?(?:\.\./)*([\w/]+)\.py\b([^#|;&`]*)', line):
-            options = re.findall(r"(?<=[\s'\[])(--?[a-zA-Z]\w*)", rest)
-            if python or options:
-                yield script, options
-
-
-def documented(name):
-    """Where a file says what to run: a script in its docstring, README and the shell scripts anywhere."""
-    text = (ROOT / name).read_text()
-    return ast.get_docstring(ast.parse(text)) if name.endswith(".py") else text
-
-
-def options_of(parser):
-    """The options of a parser and of the commands below it."""
-    for action in parser._actions:
-        yield from action.option_strings
-        if isinstance(action.choices, dict):
-            yield from itertools.chain(*map(options_of, action.choices.values()))
-
-
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_documented_commands_exist(name):
-    if not (ROOT / name).exists():
-        pytest.skip(f"there is no {name} yet")
-    found = list(commands(documented(name)))
-    assert found or name == "test.sh", f"{name} runs no script"
-    for script, options in found:
-        assert (ROOT / f"{script}.py").is_file(), f"{name}: python {script}.py"
-        if script not in SCRIPTS:
-            continue
-        unknown = set(options) - set(options_of(importlib.import_module(script).get_args_parser()))
-        assert not unknown, f"{name}: python {script}.py {unknown}"
-
-
-def test_commands_are_read_as_a_shell_reads_them():
-    text = 'x; "$PYTHON" ../a.py --one "$X" \\\n   --two=3 -d 5 # --three\npython b/c.py | tee --app\nstage d.py -r -1'
-    assert list(commands(text)) == [("a", ["--one", "--two", "-d"]), ("b/c", []), ("d", ["-r"])]

@@ -27,7 +27,7 @@ from helper.report.results import (
     summary,
 )
 from helper.report.tables import grid
-from helper.settings import NOT_PART_OF_A_RUN, STUDENT_SECTIONS, plain
+from helper.settings import NOT_PART_OF_A_RUN, Clouds, Data, Loss, Repetition, Training, plain
 from helper.student.names import method_name, schedule
 from helper.student.weights import resolve
 
@@ -694,7 +694,7 @@ def test_a_student_s_row_carries_the_command_that_makes_it_again(path):
     """The command's options, resolved, are those of the row; so are method, variant and schedule."""
     [row] = read_csv(path)
     args = train_student.get_args_parser().parse_args(shlex.split(row["command"])[2:])
-    asked = [read(args, section) for section in STUDENT_SECTIONS]
+    asked = [read(args, section) for section in (Loss, Clouds, Data, Training, Repetition)]
     settings = resolve(*asked, row["teacher"], row["student"])
     own = schedule(settings.training, row["student"])
     assert (row["method"], row["variant"], row["schedule"]) == (method_name(settings), settings.variant, own)

@@ -10,28 +10,15 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.collections import LineCollection
-from test_clouds import (
-    CLASSES,
-    CLOUDS,
-    POINTS,
-    TEACHER,
-    call,
-    gudhi_bars,
-    gudhi_image,
-    make_clouds,
-    noise,
-    read,
-    read_spec,
-    refused,
-    work_in,
-)
-from test_scripts import NO_CUDA
+from support.gudhis import gudhi_bars, gudhi_image
+from support.running import CLASSES, CLOUDS, POINTS, TEACHER, call, make_clouds, noise, refused, work_in
 
 import visualize
 from dataset import TrainLoader, dataset_dict, load_dataset
 from helper.data import class_names
 from helper.files import checkpoint
-from helper.files.atomic import csv_bytes, write_json
+from helper.files.atomic import csv_bytes, read_json, write_json
+from helper.files.paths import spec_file
 from helper.report import figure_data, figures
 from helper.settings import Data, RipsNetChoice
 from models import create_model
@@ -41,7 +28,7 @@ WIDTH, TRAINING = 64, 7  # channels of resnet8; of the ten clouds, those that tr
 STUDENT = Path("save_s_models/resnet8-resnet8_noise_TopKD_trial1")
 PAIR = {"dataset": "noise", "teacher": "a", "student": "b", "teacher_sha256": "0"}
 WIDE = Path("save_s_models/wide/best.pth")
-DATA = ("--path_t", TEACHER, "--dataset", "noise", *NO_CUDA)
+DATA = ("--path_t", TEACHER, "--dataset", "noise", "--device", "cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -72,19 +59,29 @@ def teacher_network():
     return model
 
 
-def fit(dim):
-    """Stages 2 and 3: ten clouds, and a RipsNet that is not trained."""
+def read(kind):
+    """What stage 2 left, chunk by chunk."""
+    return np.concatenate([np.load(path) for path in sorted((CLOUDS / kind).glob("*.npy"))])
+
+
+def read_spec(dim):
+    return read_json(spec_file(CLOUDS, dim))
+
+
+def fit(dim, clouds=TRAINING):
+    """Stages 2 and 3: ten clouds, and a RipsNet that is not trained, for the first `clouds` of the training part."""
     make_clouds("--dim", dim)
     torch.manual_seed(1)
     network = RipsNet(WIDTH, "mean")
     content = {"model": network.state_dict(), "operator": "mean", "spec": read_spec(dim)}
-    content["quality"] = {"r2": 0.0, "train_clouds": TRAINING}
-    checkpoint.save(ripsnet_folder(dim) / "best.pth", content)
+    content["quality"] = {"r2": 0.0, "train_clouds": clouds, "val_clouds": 10 - TRAINING}
+    folder = ripsnet_folder(dim) if clouds == TRAINING else ripsnet_folder(dim, clouds)
+    checkpoint.save(folder / "best.pth", content)
     return network
 
 
-def ripsnet_folder(dim):
-    return CLOUDS / RipsNetChoice(operator="mean").folder_name(dim)
+def ripsnet_folder(dim, clouds=None):
+    return CLOUDS / RipsNetChoice(operator="mean", ripsnet_clouds=clouds).folder_name(dim)
 
 
 def write_row(run, method, variant="", schedule="", folder="results/runs", **about):
@@ -226,6 +223,20 @@ def test_scatter_counts_pixels(drawn):
             centres = np.repeat(numbers(bins, key), counts.astype(int))
             np.testing.assert_allclose(np.sort(centres), np.sort(values.ravel()), atol=0.51 * width)
         assert ax.collections[0].get_array().sum() == 3 * 20
+
+
+def test_a_ripsnet_of_fewer_clouds_is_shown_on_the_same_validation_clouds(drawn):
+    network = fit(0, clouds=2)
+    call(visualize, "pi", *DATA, "--batch_size", POINTS, "--ripsnet_clouds", 2)
+    exact = read("images_dim0")
+    with torch.no_grad():
+        found = network(torch.from_numpy(read("clouds")[TRAINING:].astype(np.float32))).numpy()
+    expected = r2(found, exact[TRAINING:], exact[:2].mean(axis=0))
+    [figure] = drawn.values()
+    assert f"3 validation clouds of {POINTS} points, $R^2$ = {expected:.3f}" in texts(figure)
+    assert "RipsNet with mean pooling fitted to 2 clouds" in texts(figure)
+    rows = rows_of("pi_teacher_dim0_mean_clouds2")
+    assert {row["panel"] for row in rows} == {f"cloud {i}" for i in range(TRAINING, 10)}
 
 
 def test_a_density_worked_by_hand():

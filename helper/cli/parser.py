@@ -59,25 +59,45 @@ class Parser(argparse.ArgumentParser):
 
     def written_out(self, argv: Sequence[str]) -> list[str]:
         """The command line with the options of --config FILE in place of it, before those given."""
-        given = list(argv)
-        if any(action.dest == "config" for action in self._actions):
-            for place, text in enumerate(given):
-                if text == "--config" and place + 1 < len(given):
-                    given = self._configured(Path(given[place + 1])) + given[:place] + given[place + 2 :]
-                    break
-                if text.startswith("--config="):
-                    path = Path(text.removeprefix("--config="))
-                    given = self._configured(path) + given[:place] + given[place + 1 :]
-                    break
+        if "--config" not in self._option_string_actions:
+            return list(argv)
+        groups = self._groups(argv)
+        given = [text for option, texts in groups if option != "config" for text in texts]
+        replaced = {option for option, _ in groups}
+        for option, texts in groups:
+            if option != "config":
+                continue
+            path = " ".join(texts).removeprefix("--config")[1:]
+            if not path:
+                return list(argv)  # which the parser refuses
+            earlier = self._groups(self._configured(Path(path)))
+            given = [text for option, texts in earlier if option not in replaced for text in texts] + given
         return given
+
+    def _groups(self, argv: Sequence[str]) -> list[tuple[str, list[str]]]:
+        """A command line as (name of the option, the option as it is written and its values), in its order."""
+        groups: list[tuple[str, list[str]]] = []
+        for text in argv:
+            action = self._option_string_actions.get(text.split("=")[0])
+            if action is None and not text.startswith("--"):
+                action = self._option_string_actions.get(text[:2])  # -d5
+            if action is not None:
+                groups.append((action.dest, [text]))
+            elif groups:
+                groups[-1][1].append(text)
+            else:
+                groups.append(("", [text]))  # no option, which the parser refuses
+        return groups
 
     def _configured(self, path: Path) -> list[str]:
         """The options of the command that args.json holds."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            command = shlex.split(content["command"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise UserError(f"--config: {path} is not the args.json of a run, which holds its command") from None
+            text = content["command"]
+            command = shlex.split(text) if isinstance(text, str) else []
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            reason = getattr(error, "strerror", None) or "it holds no command"
+            raise UserError(f"--config: {path} is not the args.json of a run ({reason})") from None
         if command[1:2] != [self.prog]:
             raise UserError(
                 f"--config: {path} is of {' '.join(command[1:2]) or 'nothing'}, expected one of {self.prog}"
@@ -152,30 +172,44 @@ def run(main: Callable[[argparse.Namespace], None], make_parser: Callable[[], Pa
     program = os.path.basename(sys.argv[0])
     _open_streams()
     try:
-        parser = make_parser()
-        sys.argv[1:] = parser.written_out(sys.argv[1:])  # so that the command which a run records is complete
-        args = parser.parse_args()
-        if "torch" in sys.modules:  # what only reads tables does not load it
-            exact_kernels()
-            if getattr(args, "num_threads", None):
-                sys.modules["torch"].set_num_threads(args.num_threads)
-        main(args)
-        sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads on, as after `| head`; the interpreter must not write at its end either
-        _silence(sys.stdout)
-        sys.exit(1)
+        _parse_and_run(main, make_parser)
+        return
+    except BrokenPipeError:  # nobody reads on, as after `| head`
+        code = 1
     except UserError as error:
         _say(f"{program}: {error}")
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except KeyboardInterrupt:
         _say(f"{program}: interrupted; what was finished is kept")
-        sys.exit(Interrupted.exit_code)
+        code = Interrupted.exit_code
     except OSError as error:
-        if error.filename is not None:
-            raise
-        _silence(sys.stdout)  # the output itself cannot be written, as on a full disk
-        _say(f"{program}: cannot write its output: {error.strerror}")
-        sys.exit(1)
+        if error.filename is not None:  # a file of which nobody has said what is wrong with it
+            _say(f"{program}: {error.filename}: {error.strerror}")
+        else:
+            _say(f"{program}: cannot write its output: {error.strerror}")
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            _silence(stream)  # the interpreter must not write to it at its end either
+    sys.exit(code)
+
+
+def _parse_and_run(main: Callable[[argparse.Namespace], None], make_parser: Callable[[], Parser]) -> None:
+    parser = make_parser()
+    sys.argv[1:] = parser.written_out(sys.argv[1:])  # so that the command which a run records is complete
+    try:
+        args = parser.parse_args()
+    except SystemExit:
+        sys.stdout.flush()  # the text of --help, which the interpreter would find unwritable only at its end
+        raise
+    if "torch" in sys.modules:  # what only reads tables does not load it
+        exact_kernels()
+        if getattr(args, "num_threads", None):
+            sys.modules["torch"].set_num_threads(args.num_threads)
+    main(args)
+    sys.stdout.flush()
 
 
 def _open_streams() -> None:
@@ -183,9 +217,10 @@ def _open_streams() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w"))
+            setattr(sys, name, open(os.devnull, "w", errors="replace"))
         elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
+            with contextlib.suppress(OSError):  # of a stream whose descriptor has been replaced
+                stream.reconfigure(errors="replace")
 
 
 def _silence(stream: Any) -> None:

@@ -87,15 +87,31 @@ def device(text: str) -> Any:
     except RuntimeError:
         found = None
     if found is None or found.type not in ("cpu", "cuda"):
-        raise argparse.ArgumentTypeError(f"found '{text}', expected cpu, cuda or cuda:<index>")
-    if found.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if count == 0:
-            raise argparse.ArgumentTypeError(f"found '{text}', but this PyTorch sees no CUDA device; use --device cpu")
-        if (found.index or 0) >= count:
-            last = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
-            raise argparse.ArgumentTypeError(f"found '{text}', but this machine has {last}")
+        raise argparse.ArgumentTypeError(
+            f"found '{text}', expected cpu, cuda or cuda:<index>; this machine has {devices()}"
+        )
+    if found.type == "cuda" and not cuda_devices():
+        raise argparse.ArgumentTypeError(f"found '{text}', but this PyTorch sees no CUDA device; use --device cpu")
+    existing = cuda_devices() if found.type == "cuda" else 1
+    if (found.index or 0) >= existing:
+        raise argparse.ArgumentTypeError(f"found '{text}', but this machine has {devices()}")
     return found
+
+
+def cuda_devices() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def devices() -> str:
+    """'cpu', 'cpu and cuda:0', 'cpu and cuda:0 to cuda:7'."""
+    count = cuda_devices()
+    if count == 0:
+        return "cpu"
+    if count == 1:
+        return "cpu and cuda:0"
+    return f"cpu and cuda:0 to cuda:{count - 1}"
 
 
 def default_device() -> Any:

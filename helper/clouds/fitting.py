@@ -47,7 +47,8 @@ class CloudData:
     def __init__(self, files: CloudSet, dim: int, start: int, stop: int, device: torch.device, on_device: bool):
         if not 0 <= start < stop <= files.num_clouds:
             raise ValueError(f"clouds {start} to {stop} of a set of {files.num_clouds}")
-        self.start, self.stop, self.device, self.on_device = start, stop, device, on_device
+        self.files, self.start, self.stop = files, start, stop
+        self.device, self.on_device = device, on_device
         self.chunk_size = files.span(0)[1]
         self.first_chunk = start // self.chunk_size
         chunks = range(self.first_chunk, -(-stop // self.chunk_size))
@@ -94,7 +95,10 @@ class CloudData:
     def mean_image(self) -> Tensor:
         """The constant predictor: the mean of the images, (400,), on the device."""
         order = torch.arange(len(self), device=self.device if self.on_device else "cpu")
-        return sum(self.batch(index)[1].sum(0) for index in order.split(VALIDATION_BATCH)) / len(self)
+        total = torch.zeros((), device=self.device)
+        for index in order.split(VALIDATION_BATCH):
+            total = total + self.batch(index)[1].sum(0)
+        return total / len(self)
 
     def order(self, seed: int, epoch: int) -> Tensor:
         """The shuffled indices of an epoch, from (seed, epoch) alone."""
@@ -120,7 +124,8 @@ class TrainStep:
     """
 
     def __init__(self, network: RipsNet, lr: float, batch_size: int):
-        self.network, self.batch_size, self.graph = network, batch_size, None
+        self.network, self.batch_size = network, batch_size
+        self.graph: torch.cuda.CUDAGraph | None = None
         self.on_cuda = next(network.parameters()).is_cuda
         self.optimizer = torch.optim.Adamax(network.parameters(), lr=lr, foreach=True, capturable=self.on_cuda)
 
@@ -137,13 +142,13 @@ class TrainStep:
             return self.eager(clouds, images)
         if self.graph is None:
             with torch.cuda.device(clouds.device):
-                self._capture(clouds, images)
+                self.graph = self._capture(clouds, images)
         self.clouds.copy_(clouds)
         self.images.copy_(images)
         self.graph.replay()
         return self.loss.clone()
 
-    def _capture(self, clouds: Tensor, images: Tensor) -> None:
+    def _capture(self, clouds: Tensor, images: Tensor) -> torch.cuda.CUDAGraph:
         """Capture the step. The warm-up that capturing needs is undone, so a graphed run equals an eager one."""
         self.clouds, self.images = clouds.clone(), images.clone()
         weights = [parameter.detach().clone() for parameter in self.network.parameters()]
@@ -154,14 +159,15 @@ class TrainStep:
             for _ in range(3):
                 self.eager(self.clouds, self.images)
         torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
             self.loss = self.eager(self.clouds, self.images)
         with torch.no_grad():
             for parameter, weight in zip(self.network.parameters(), weights, strict=True):
                 parameter.copy_(weight)
                 for key, value in self.optimizer.state[parameter].items():
                     value.copy_(state[parameter][key]) if parameter in state else value.zero_()
+        return graph
 
 
 def train_epoch(step: TrainStep, data: CloudData, order: Tensor, batch_size: int) -> Tensor:
@@ -181,7 +187,11 @@ def predict(network: RipsNet, data: CloudData) -> Iterator[tuple[Tensor, Tensor]
 
 
 def mean_squared_error(network: RipsNet, data: CloudData) -> float:
-    return sum(F.mse_loss(found, exact) * len(exact) for found, exact in predict(network, data)).item() / len(data)
+    """Over all pixels of all images in data."""
+    total = torch.zeros((), device=data.device)
+    for found, exact in predict(network, data):
+        total += F.mse_loss(found, exact) * len(exact)
+    return total.item() / len(data)
 
 
 class Fitting:
@@ -211,12 +221,13 @@ class Fitting:
                 "these, or remove the folder"
             )
         try:
+            self.network.load_state_dict(state["best_model"])  # first, to see whether it fits
             self.network.load_state_dict(state["model"])
             for group in state["optimizer"]["param_groups"]:
                 group["capturable"] = self.step.on_cuda  # the run may have begun on another device; decides where
             self.step.optimizer.load_state_dict(state["optimizer"])  # counters go
             self.progress.load_state_dict(state)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"{self.run.folder}: its checkpoint does not fit this run ({reason}); give the old options, or remove "

@@ -1,5 +1,7 @@
 """What stage 2 computes from a set's chunks: clouds, the numbers that define an image, a sample, and a report."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from ripsnet import (
@@ -17,7 +19,7 @@ from ..files.paths import quality_file, sample_file
 from ..networks import Network
 from ..settings import CloudMaking, Clouds, Data
 from .embedding import Embedder
-from .store import CloudSet, Origin
+from .store import CloudSet, Diagrams, Origin
 
 SAMPLE = 64  # clouds
 SIGMA_POINTS = 200  # that the released rule looks at
@@ -81,6 +83,7 @@ def first_points(files: CloudSet, dim: int) -> np.ndarray:
     """The first points of the set in SimplexTree's order, which is ascending in dimension 0."""
     found = np.empty((0, 2))
     for chunk in files.chunks:
+        parts: Iterable[Diagrams]
         if dim == 0:
             parts = [files.read_diagrams(0, chunk)]
         else:
@@ -116,7 +119,7 @@ def keep_sample(files: CloudSet, dim: int) -> None:
 
 def report_quality(files: CloudSet, spec: ImageSpec) -> dict[str, float]:
     """Numbers on how much of the diagrams the images hold, written beside the spec; marks the set as complete."""
-    totals, mean_image = [], 0
+    totals, mean_image = [], np.zeros(files.pixels)
     for chunk in files.chunks:
         diagrams = files.read_diagrams(spec.dim, chunk)
         totals.append(diagram_quality(diagrams, spec))

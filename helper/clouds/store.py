@@ -16,8 +16,9 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from ripsnet import ImageSpec, dim0_images, dim1_images
 
 from ..errors import UserError
 from ..files import lock
-from ..files.atomic import npy, read_json, write_bytes, write_json
+from ..files.atomic import npy, read_json, remove, write_bytes, write_json
 from ..files.checkpoint import check_fields
 from ..files.paths import quality_file, spec_file
 
@@ -37,7 +38,7 @@ CLAIM, CHECKSUMS = "clouds.json", "checksums.txt"
 KINDS = ("clouds", "diagrams_dim0", "diagrams_dim1", "images_dim0", "images_dim1")
 LISTED = re.compile(r"([0-9a-f]{64})  (\S+)")
 
-Diagrams = Tensor | Sequence[np.ndarray]
+Diagrams = Tensor | list[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Origin:
     cloud_dtype: str
 
 
-ORIGIN_FIELDS = {field.name: field.type for field in fields(Origin)}
+ORIGIN_FIELDS = get_type_hints(Origin)  # types by name
 
 
 def read_origin(folder: Path) -> Origin:
@@ -91,13 +92,14 @@ def is_claimed(folder: Path, origin: Origin) -> bool:
 def claim(folder: Path, origin: Origin) -> None:
     """Make a folder that of clouds of an origin, and list chunks that are there without checksums.
 
-    The folder must be locked. UserError if it holds clouds of another origin, or of none that is known.
+    The folder must be locked. UserError if it holds clouds of another origin, of none that is known, or a list of
+    checksums that is damaged.
     """
     if not is_claimed(folder, origin):
         write_json(folder / CLAIM, asdict(origin))
     for kind in KINDS:
         chunks = sorted((folder / kind).glob("*.npy"))
-        if chunks and not (folder / kind / CHECKSUMS).is_file():
+        if _read_checksums(folder, kind) is None and chunks:
             print(f"{folder / kind}: its chunks have no checksums, and are taken for what {CLAIM} says", flush=True)
             _write_checksums(folder, kind, {path.name: _sha256(path.read_bytes()) for path in chunks})
 
@@ -161,11 +163,12 @@ class CloudSet:
         """The set behind an image spec of stage 2. UserError if the folder holds clouds of another origin."""
         path = spec_file(folder, spec.dim)
         content = check_fields(spec.to_dict(), {**ORIGIN_FIELDS, "num_clouds": int}, path, "a spec of stage 2")
-        if not 1 <= spec.num_clouds <= MOST_CLOUDS:
-            raise UserError(f"{path}: 'num_clouds' is {spec.num_clouds}, expected 1 to {MOST_CLOUDS}")
+        count = content["num_clouds"]
+        if not 1 <= count <= MOST_CLOUDS:
+            raise UserError(f"{path}: 'num_clouds' is {count}, expected 1 to {MOST_CLOUDS}")
         origin = Origin(**{name: content[name] for name in ORIGIN_FIELDS})
         is_claimed(folder, origin)
-        return cls(folder, spec.num_clouds, origin, spec.pixels)
+        return cls(folder, count, origin, spec.pixels)
 
     def span(self, chunk: int) -> tuple[int, int]:
         """First cloud of a chunk, and the one after its last."""
@@ -184,7 +187,7 @@ class CloudSet:
         try:
             array = np.lib.format.open_memmap(path, mode="r")
         except Exception as error:  # NumPy raises many kinds for a header that is damaged
-            reason = getattr(error, "strerror", None) or error
+            reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
             raise UserError(f"{path}: missing or damaged ({reason}); {self._advice}") from None
         if wrong := self._wrong(kind, chunk, array):
             raise UserError(f"{path}: {wrong}; {self._advice}")
@@ -217,16 +220,16 @@ class CloudSet:
         start, stop = self.span(chunk)
         if kind == "diagrams_dim1":
             return _wrong_bars(array, stop - start)
+        shape, dtype = [stop - start], "float32"
         if kind == "clouds":
-            shape, dtype = (self.origin.points, self.origin.cloud_width), self.origin.cloud_dtype
+            shape, dtype = [*shape, self.origin.points, self.origin.cloud_width], self.origin.cloud_dtype
         elif kind == "diagrams_dim0":
-            shape, dtype = (self.origin.points - 1,), "float32"
+            shape.append(self.origin.points - 1)
         else:
-            shape, dtype = (self.pixels,), "float32"
-        shape = (stop - start, *shape)
-        if (array.shape, str(array.dtype)) == (shape, dtype):
+            shape.append(self.pixels)
+        if array.shape == tuple(shape) and str(array.dtype) == dtype:
             return None
-        return f"holds {array.dtype} {array.shape}, expected {dtype} {shape}"
+        return f"holds {array.dtype} {array.shape}, expected {dtype} {tuple(shape)}"
 
     def _checksums(self, kind: str) -> dict[str, str] | None:
         if kind not in self._sums:
@@ -255,7 +258,7 @@ class CloudSet:
             self._refuse_in_use()
         self._withdraw(kind)
         for path in [*paths, self.folder / kind / CHECKSUMS]:  # the list last: chunks without one are of an old folder
-            path.unlink(missing_ok=True)
+            remove(path)
         self._sums[kind] = None
 
     def _withdraw(self, kind: str) -> None:
@@ -269,7 +272,7 @@ class CloudSet:
         if paths:
             self._refuse_in_use()
         for path in paths:
-            path.unlink()
+            remove(path)
 
     def _refuse_in_use(self) -> None:
         for folder in sorted(self.folder.glob("ripsnet_dim*")):
@@ -279,7 +282,7 @@ class CloudSet:
                     "or stop it"
                 )
 
-    def write_diagrams(self, dim: int, chunk: int, diagrams: Diagrams) -> None:
+    def write_diagrams(self, dim: int, chunk: int, diagrams: np.ndarray | list[np.ndarray]) -> None:
         """Dimension 0: (N, n-1) death times. Dimension 1: a list of (k, 2), stored as rows (cloud, birth, death)."""
         if dim == 0:
             self.write("diagrams_dim0", chunk, np.asarray(diagrams))
@@ -287,7 +290,7 @@ class CloudSet:
         rows = [np.column_stack([np.full(len(bars), i), bars]) for i, bars in enumerate(diagrams)]
         self.write("diagrams_dim1", chunk, np.concatenate([[[len(diagrams), 0, 0]], *rows]))
 
-    def read_diagrams(self, dim: int, chunk: int) -> Tensor | list[np.ndarray]:
+    def read_diagrams(self, dim: int, chunk: int) -> Diagrams:
         """What write_diagrams was given: a float32 tensor (N, n-1), or a list of (k, 2) float64 arrays."""
         array = self.read(f"diagrams_dim{dim}", chunk)
         if dim == 0:
@@ -316,5 +319,5 @@ def _all_finite(array: np.ndarray) -> bool:
 
 
 def images_of(diagrams: Diagrams, spec: ImageSpec) -> Tensor:
-    """Persistence images (N, pixels) of diagrams of the spec's dimension."""
-    return dim0_images(diagrams, spec) if spec.dim == 0 else dim1_images(diagrams, spec)
+    """Persistence images (N, pixels) of diagrams of the spec's dimension: death times (N, m), or a list of (k, 2)."""
+    return dim0_images(diagrams, spec) if isinstance(diagrams, Tensor) else dim1_images(diagrams, spec)

@@ -40,19 +40,28 @@ def write_bytes(path: Path, data: bytes, option: str | None = None) -> None:
         raise cannot_write(path, error, option) from None
 
 
+def remove(path: Path) -> None:
+    """Remove a file, if it is there."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
 def cannot_write(path: Path, error: OSError, option: str | None = None) -> UserError:
     """The error for a path that cannot be written, which says what is wrong and what to do."""
-    if error.errno in FULL:
-        return RunStopped(
-            f"cannot write {path}: {error.strerror}; what was saved before is intact: make room, then run the same "
-            "command again (a training run with --resume)"
-        )
     reason = error.strerror
     if error.errno == errno.EEXIST:  # said of a folder to be made where a file is
         reason = os.strerror(errno.ENOTDIR)
     what = f"cannot write {path}: {reason}"
     if option is not None:
-        return UserError(f"{option}: {what}; give another path")
+        advice = "make room, or give another path" if error.errno in FULL else "give another path"
+        return UserError(f"{option}: {what}; {advice}")
+    if error.errno in FULL:
+        return RunStopped(
+            f"{what}; what was saved before is intact: make room, then run the same command again (a training run with "
+            "--resume)"
+        )
     return RunStopped(f"{what}; what was saved before is intact")
 
 

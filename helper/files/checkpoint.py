@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .atomic import write_bytes
+from .atomic import cannot_write, write_bytes
 
 # Beside tensors, files of RepDistiller-style code bases and of TopKD's authors hold their options as a Namespace and
 # accuracies as NumPy scalars, which NumPy 1 pickled under another module path.
@@ -46,8 +46,15 @@ def save(path: Path, state: dict, keep_previous: bool = False, option: str | Non
     write_bytes(staged, buffer.getvalue(), option)
     if keep_previous:
         if path.exists():
-            os.replace(path, path.with_name("previous.pth"))
-        os.replace(staged, path)
+            rename(path, path.with_name("previous.pth"))
+        rename(staged, path)
+
+
+def rename(old: Path, new: Path) -> None:
+    try:
+        os.replace(old, new)
+    except OSError as error:
+        raise cannot_write(new, error) from None
 
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> Any:
@@ -56,8 +63,10 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Any:
     The zip archive's checksums are verified first, since PyTorch itself does not notice a flipped bit.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: {'a folder, expected a checkpoint in it' if path.is_dir() else 'no such file'}")
+    if os.path.isdir(path):
+        raise UserError(f"{path}: a folder, expected a checkpoint in it")
+    if not os.path.isfile(path):  # False too for a name that is too long, where pathlib raises an error
+        raise UserError(f"{path}: no such file")
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -86,9 +95,9 @@ def _objects_in(path: Path, message: str) -> list[str]:
     found: set[str] = set()
     with contextlib.suppress(Exception), torch.serialization.safe_globals(SAFE_GLOBALS):
         found.update(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    if not found:
-        found.update(re.findall(r"GLOBAL ([\w.]+)", message))
-    return sorted(found)
+    if not found:  # a file in the format from before PyTorch 1.6
+        found.update(re.findall(r"GLOBAL (\S+)", message))
+    return sorted(re.sub(r"[^\w.]", "?", name) for name in found)  # a file may put anything into a name
 
 
 def check_fields(content: Any, fields: Fields, path: Path, kind: str) -> dict:
@@ -120,7 +129,7 @@ def load_latest(folder: Path, device: torch.device | str, fields: Fields, kind: 
     """
     last, staged = folder / "last.pth", folder / "last.new"
     if staged.exists() and not last.exists():  # killed between the last two renames of `save`
-        os.replace(staged, last)
+        rename(staged, last)
     failures = []
     for name in ("last.pth", "previous.pth"):
         path = folder / name

@@ -25,8 +25,10 @@ class InUse(UserError):
 _held: dict[Path, FileLock] = {}  # for the process's whole life, unless released
 
 
-def hold(folder: Path) -> None:
+def hold(folder: Path, option: str | None = None) -> None:
     """Lock a folder, which is made if it is not there. A folder that this process holds already stays so.
+
+    option: the option that named the folder, if one did, as for `write_bytes`.
 
     Raises:
         InUse: when another process holds it.
@@ -41,7 +43,7 @@ def hold(folder: Path) -> None:
     except Timeout:
         raise InUse(f"{folder}: in use by {owner(folder)}; wait until it ends, or stop it") from None
     except OSError as error:
-        raise cannot_write(folder / LOCK, error) from None
+        raise cannot_write(folder, error, option) from None
     _held[key] = lock
     with contextlib.suppress(OSError):  # a note only
         (folder / OWNER).write_text(f"process {os.getpid()} on host {socket.gethostname()}\n")

@@ -17,6 +17,12 @@ from .provenance import command, device_name, git_commit, versions
 DEFAULTS = {name: value for section in reversed(SECTIONS) for name, value in defaults(section).items()}
 
 
+def write_args(folder: Path, options: dict[str, Any], commit: str, device: str) -> None:
+    """Write args.json: the resolved options, and the command, which --config repeats."""
+    about = {"command": command(), "commit": commit, "versions": versions(), "device": device}
+    write_json(folder / "args.json", {"args": options, **about})
+
+
 class Run:
     """A training run's folder. `start` makes it, or refuses to mix two runs in one folder.
 
@@ -44,28 +50,22 @@ class Run:
 
     def hold(self) -> None:
         """Lock the folder for this process; UserError where another one works in it."""
-        lock.hold(self.folder)
+        lock.hold(self.folder, "--name" if self.options.get("name") else None)
 
     def start(self, fields: checkpoint.Fields) -> dict | None:
         """The checkpoint to continue from, None for a fresh run. Locks the folder, writes args.json of a fresh run."""
         self.hold()
         state = checkpoint.load_latest(self.folder, self.device, fields | {"args": dict}, "a checkpoint of this run")
         if state is None:
-            write_json(
-                self.folder / "args.json",
-                {
-                    "args": self.options,
-                    "command": command(),
-                    "commit": self.commit,
-                    "versions": versions(),
-                    "device": self.devices[0],
-                },
-            )
+            write_args(self.folder, self.options, self.commit, self.devices[0])
             return None
         if not self.resume:
             raise UserError(f"{self.folder}: this run exists; continue it with --resume, {self._instead()}")
         self._check_options(state["args"])
-        earlier = [name for name in state.get("devices", []) if name not in self.devices]
+        devices = state.get("devices", [])
+        if not isinstance(devices, list):
+            devices = []
+        earlier = [name for name in devices if isinstance(name, str) and name not in self.devices]
         self.devices = earlier + self.devices
         return state
 

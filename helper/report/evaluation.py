@@ -45,10 +45,12 @@ def predict(
     logits, points = [], []
     for batch, _ in test_batches(images, batch_size):
         with autocast(batch.device, amp):
-            features, found = (None, model(batch)) if layer is None else model(batch, is_feat=True)
+            if layer is None:
+                found = model(batch)
+            else:
+                features, found = model(batch, is_feat=True)
+                points.append(as_cloud(read_layer(features, found, layer)))
         logits.append(found.float())
-        if layer is not None:
-            points.append(as_cloud(read_layer(features, found, layer)))
     return torch.cat(logits), torch.cat(points) if points else None
 
 
@@ -158,16 +160,16 @@ class Comparison:
         others = {"dim": self.clouds.dim, "tda_layer_t": self.clouds.tda_layer_t, "tda_layer_s": self.tda_layer_s}
         others["batch_size"] = self.clouds.batch_size
         if not self.with_images:
-            where = "without --topology images or --ripsnet"
+            where = "no --topology images and no --ripsnet"
             if self.spec:
-                raise UserError(f"--spec: has no effect {where}; leave it out")
+                raise UserError(f"--spec: has no effect with {where}; leave it out")
             refuse_without_effect(images, where)
         if self.ripsnet is None:
-            refuse_without_effect(of_ripsnet, "without --ripsnet")
+            refuse_without_effect(of_ripsnet, "no --ripsnet")
         elif self.ripsnet:
-            refuse_without_effect({"ripsnet_clouds": self.choice.ripsnet_clouds}, "with --ripsnet PATH")
+            refuse_without_effect({"ripsnet_clouds": self.choice.ripsnet_clouds}, "--ripsnet PATH")
         if not self.asked:
-            refuse_without_effect(others, "without --topology or --ripsnet")
+            refuse_without_effect(others, "no --topology and no --ripsnet")
 
 
 class TopologyComparison:
@@ -224,6 +226,7 @@ class TopologyComparison:
     def _load_ripsnets(
         self, choice: RipsNetChoice, clouds: Clouds, folder: Path, given: Sequence[str], device: torch.device
     ) -> None:
+        assert choice.operator is not None
         for dim, path in zip(self.dims, ripsnet_files(choice, clouds, folder, given), strict=True):
             network, content = load_ripsnet(path, choice.operator, self.widths[1])
             if content.get("spec") not in (None, self.specs[dim].to_dict()):

@@ -68,7 +68,7 @@ def load_networks(shown: Shown, data: Data) -> dict[str, Network]:
     teacher = load_network(shown.path_t, shown.arch_t, "--model_t", data.device, data.dataset)
     groups = [(Path(shown.path_t), [teacher])]
     for path in shown.students:
-        files = [found for name in ("previous", "best", "last") if (found := path / f"{name}.pth").is_file()]
+        files = [file for name in ("previous", "best", "last") if (file := path / f"{name}.pth").is_file()]
         if path.is_dir() and not files:
             raise UserError(f"{path}: no checkpoint in this folder; expected best.pth, last.pth or previous.pth")
         students = [
@@ -81,7 +81,7 @@ def load_networks(shown: Shown, data: Data) -> dict[str, Network]:
         raise UserError(
             f"--labels: found {len(labels)}, expected {len(groups)}: the teacher's and one for each --path_s"
         )
-    found = {}
+    found: dict[str, Network] = {}
     for name, (path, networks) in zip(labels, groups, strict=True):
         for network in networks:
             heading = f"{name}, epoch {network.epoch}" if path.is_dir() else name
@@ -109,7 +109,7 @@ def layer_outputs(network: Network, batches: Iterable[Tensor], layer: int, optio
     """A layer's output for each batch, as a point cloud (B, d) in float32 on the CPU."""
     layer_width(network.model, layer, network.num_classes, option)
     outputs = (network.model(images, is_feat=True) for images in batches)
-    return [as_cloud(read_layer(*output, layer)).cpu() for output in outputs]
+    return [as_cloud(read_layer(features, logits, layer)).cpu() for features, logits in outputs]
 
 
 def bars(name: str, cloud: Tensor) -> list[dict]:
@@ -122,16 +122,22 @@ def bars(name: str, cloud: Tensor) -> list[dict]:
 
 @dataclass
 class Fitted:
-    """A RipsNet of stage 3 with the clouds and images it was fitted to; the clouds from `train_clouds` on validate."""
+    """A RipsNet of stage 3 with the clouds and images it was fitted to: the first `train_clouds` trained it, the last
+    `val_clouds` validate."""
 
     spec: ImageSpec
     network: RipsNet
     files: CloudSet
     train_clouds: int
+    val_clouds: int
+
+    @property
+    def first_validation(self) -> int:
+        return self.files.num_clouds - self.val_clouds
 
     def validation(self) -> tuple[Tensor, Tensor]:
         """RipsNet's images and the exact ones of the validation clouds, each (N, 400)."""
-        data = self._data(self.train_clouds, self.spec.num_clouds)
+        data = self._data(self.first_validation, self.files.num_clouds)
         found, exact = zip(*predict(self.network, data), strict=True)
         return torch.cat(found), torch.cat(exact)
 
@@ -164,6 +170,7 @@ def pixel_rows(spec: ImageSpec, panels: list[Images], mean_image: np.ndarray) ->
 def fitted_ripsnets(path_t: str, clouds: Clouds, choice: RipsNetChoice, teacher: Network) -> Iterator[Fitted]:
     """The RipsNets that the options name, one for each homology dimension; refuses what belongs to another teacher."""
     width = layer_width(teacher.model, clouds.tda_layer_t, teacher.num_classes, "--tda_layer_t")
+    assert choice.operator is not None
     folder = clouds_folder(path_t, clouds)
     specs = []
     for dim in clouds.dims:
@@ -174,8 +181,15 @@ def fitted_ripsnets(path_t: str, clouds: Clouds, choice: RipsNetChoice, teacher:
         network, content = load_ripsnet(path, choice.operator, width)
         if content.get("spec") != spec.to_dict():
             raise UserError(f"{path}: fitted to other images than those in {folder}; run train_ripsnet.py again")
-        quality = check_fields(content.get("quality"), {"train_clouds": int}, path, "a RipsNet of stage 3")
-        yield Fitted(spec, network, CloudSet(folder, spec.num_clouds), quality["train_clouds"])
+        fields = {"train_clouds": int, "val_clouds": int}
+        quality = check_fields(content.get("quality"), fields, path, "a RipsNet of stage 3")
+        yield Fitted(spec, network, CloudSet.of(folder, spec), quality["train_clouds"], quality["val_clouds"])
+
+
+def description(choice: RipsNetChoice) -> str:
+    """Of a RipsNet, for a title."""
+    text = f"RipsNet with {choice.operator} pooling"
+    return f"{text} fitted to {choice.ripsnet_clouds:,} clouds" if choice.ripsnet_clouds else text
 
 
 def validation_images(fitted: Fitted, name: str, count: int) -> tuple[str, list[Images]]:
@@ -185,7 +199,7 @@ def validation_images(fitted: Fitted, name: str, count: int) -> tuple[str, list[
     errors = (found - exact).square().mean(dim=1)
     ranks = np.linspace(0, len(errors) - 1, min(count, len(errors))).round()
     panels = [
-        Images(f"cloud {fitted.train_clouds + i}", f"MSE {errors[i]:.4f}", exact[i].numpy(), found[i].numpy())
+        Images(f"cloud {fitted.first_validation + i}", f"MSE {errors[i]:.4f}", exact[i].numpy(), found[i].numpy())
         for i in errors.argsort()[torch.from_numpy(ranks).long()].tolist()
     ]
     return (

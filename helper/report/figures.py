@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps, rc_context
@@ -29,7 +30,7 @@ GREY = "#8C8C8C"
 CLASS_COLOURS = [*COLOURS, "#882255", "#999933", "#332288"]  # three more by P. Tol
 MARKERS = "osD^vPX<>*"
 LINES = ["-", "--", "-.", ":"]
-STYLE = {
+STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
     "figure.titlesize": 9,
@@ -151,8 +152,8 @@ def image_panels(title: str, panels: list[Images], spec: ImageSpec, mean_image: 
                 row[0].set_ylabel(f"{name}\npersistence")
                 _colour_bar(part, row, aspect=15)
     if spec.dim == 0:
-        handles = {line.get_label(): line for ax in figure.axes for line in ax.lines}
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, frameon=False)
+        handles = {str(line.get_label()): line for ax in figure.axes for line in ax.lines}
+        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 

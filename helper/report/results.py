@@ -47,7 +47,8 @@ NONE = "-"
 
 Row = dict[str, str]
 Pair = tuple[str, str, str]
-Item, Key = TypeVar("Item"), TypeVar("Key", bound=Hashable)
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Label(NamedTuple):
@@ -144,7 +145,7 @@ def read_run(path: Path) -> Row:
         absent = " and ".join(name for name in LATER_COLUMNS if name in missing)
         raise UserError(
             f"{path}: the row of an earlier version, it has no {absent}; remove it and run its command again with "
-            "--resume, which writes the row without training again"
+            "--resume, which regenerates it from the run's folder"
         )
     if len(rows) != 1 or missing:
         raise UserError(

@@ -293,8 +293,8 @@ def grid(
             runs = by_arm.get(row[0])
             row.append(NONE if runs is None else marked(summary([*runs.values(column).values()]), runs))
             if control is not None:
-                compared = runs is not None and row[0] != control
-                row.append(difference(runs, by_arm.get(control), column) if compared else NONE)
+                compared = None if runs is None or row[0] == control else by_arm.get(control)
+                row.append(NONE if runs is None else difference(runs, compared, column))
     notes = [f"Test accuracy in percent, of the {EPOCHS[column]}: mean ± standard deviation (number of runs)."]
     if control is not None:
         notes.append(f"Columns '- {control}': mean difference, {PAIRED}.")

@@ -1,7 +1,7 @@
 """The student's objective: gamma * CE + alpha * KD + beta * L_other + delta * L_top (TopKD, ICML 2024, section 3)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +36,14 @@ class Step(NamedTuple):
     logits: Tensor
     terms: dict[str, Tensor]
     feature: Tensor
+
+
+class Diagnosis(Protocol):
+    """What measures an objective after an epoch, and leaves it as it was: `helper.student.probe.Probe`."""
+
+    def diagnose(self, objective: "Distillation") -> dict[str, float]: ...
+
+    def figures(self, objective: "Distillation") -> dict[str, Any]: ...
 
 
 class Distillation(Objective):
@@ -78,7 +86,7 @@ class Distillation(Objective):
         self.full_weights, self.epochs, self.strong_view = dict(self.weights), epochs, strong_view
         self.epoch_number = 1
         self.register_buffer("epoch", torch.ones((), dtype=torch.int64), persistent=False)
-        self.probe = None  # a Probe, where the run is diagnosed
+        self.probe: Diagnosis | None = None
 
     def begin(self, epoch: int) -> None:
         self.epoch_number = epoch
@@ -161,7 +169,7 @@ class Distillation(Objective):
     def diagnose(self) -> dict[str, float]:
         return {} if self.probe is None else self.probe.diagnose(self)
 
-    def figures(self) -> dict:
+    def figures(self) -> dict[str, Any]:
         return {} if self.probe is None else self.probe.figures(self)
 
 

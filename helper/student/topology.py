@@ -1,5 +1,6 @@
 """The topology term of a student: finds what stages 2 and 3 left for a teacher, and refuses what belongs to another."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,7 +44,7 @@ def check_spec(spec: ImageSpec, path: Path, expected: Mapping[str, Any]) -> None
 
 
 def load_spec(path: Path) -> ImageSpec:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{path}: no image spec there; make it with generate_PCD_PI.py (same {SAME_CLOUDS})")
     return spec_from(read_json(path), path)
 
@@ -86,7 +87,7 @@ def ripsnet_files(choice: RipsNetChoice, clouds: Clouds, folder: Path, given: Se
     if not paths:
         paths = [folder / choice.folder_name(dim) / "best.pth" for dim in clouds.dims]
     for path in paths:
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise UserError(
                 f"{path}: no RipsNet there; fit it with train_ripsnet.py --operator {choice.operator} (same --path_t, "
                 "--dim and cloud options)"

@@ -11,7 +11,18 @@ from typing import Any
 from distiller_zoo import Method, distiller_dict
 
 from ..errors import UserError
-from ..settings import Clouds, Data, Loss, Repetition, ResolvedLoss, RipsNetChoice, Training, defaults
+from ..settings import (
+    Clouds,
+    Data,
+    Loss,
+    Repetition,
+    ResolvedLoss,
+    ResolvedRepetition,
+    ResolvedTraining,
+    RipsNetChoice,
+    Training,
+    defaults,
+)
 from . import names
 from .pairs import PairSettings, pair_settings
 
@@ -31,8 +42,8 @@ class StudentSettings:
     loss: ResolvedLoss
     clouds: Clouds
     data: Data
-    training: Training
-    repetition: Repetition
+    training: ResolvedTraining
+    repetition: ResolvedRepetition
 
     @property
     def method(self) -> Method:

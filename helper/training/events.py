@@ -17,7 +17,10 @@ class Events:
         from torch.utils.tensorboard import SummaryWriter  # here, because importing it takes time
 
         self.folder = folder
-        self.writer = SummaryWriter(folder, purge_step=max(1, step))
+        try:
+            self.writer = SummaryWriter(folder, purge_step=max(1, step))
+        except OSError as error:
+            raise cannot_write(folder, error) from None
 
     def scalars(self, step: int, values: dict[str, Any]) -> None:
         """The numbers among the values, each under its name; 'epoch' is the step itself."""

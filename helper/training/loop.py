@@ -5,6 +5,7 @@ What is trained is an `Objective`; the loop knows nothing of teachers or topolog
 ends with the weights and the log of one that never stopped, bit for bit.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,11 +19,11 @@ from dataset import ImageSet, TrainLoader, test_batches
 from ..errors import Interrupted, RunStopped, UserError
 from ..files import checkpoint
 from ..files.run import Run
-from ..settings import Training
+from ..settings import ResolvedTraining
 from .events import Events
 from .interrupts import StopRequest
 from .meters import Meters
-from .objective import Objective, autocast
+from .objective import Objective, autocast, warn_of_emulation
 from .progress import Bar, Progress
 from .seeding import random_state, restore_random
 
@@ -57,9 +58,8 @@ def evaluate(model: nn.Module, images: ImageSet, amp: str = "off", batch_size: i
     return 100 * correct.item() / len(images), loss.item() / len(images)
 
 
-def make_optimizer(objective: Objective, training: Training) -> torch.optim.Optimizer:
+def make_optimizer(objective: Objective, training: ResolvedTraining) -> torch.optim.Optimizer:
     trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    assert training.lr is not None
     return torch.optim.SGD(trained, training.lr, training.momentum, weight_decay=training.weight_decay, fused=True)
 
 
@@ -96,7 +96,7 @@ class Trainer:
         loader: TrainLoader,
         test_set: ImageSet,
         run: Run,
-        training: Training,
+        training: ResolvedTraining,
         deployed: dict[str, Any],
     ):
         self.objective, self.loader, self.test_set = objective, loader, test_set
@@ -121,7 +121,8 @@ class Trainer:
             restore_random(state["random"], self.run.device)
             self.meters.load_state_dict(state["meters"])
             self.progress.load_state_dict(state)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            math.fsum(row["test_acc"] for row in self.history)  # numbers, which the next epoch's is compared with
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"{self.run.folder}: its checkpoint does not fit this run ({reason}); give the old options, or remove "
@@ -265,7 +266,7 @@ def fit(
     loader: TrainLoader,
     test_set: ImageSet,
     run: Run,
-    training: Training,
+    training: ResolvedTraining,
     deployed: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """Train for training.epochs epochs and return the log, a dict an epoch. Saves after every epoch and when stopped.
@@ -277,6 +278,8 @@ def fit(
     """
     trainer = Trainer(objective, loader, test_set, run, training, deployed)
     trainer.resume()
+    if training.amp == "bf16":
+        warn_of_emulation(run.device)
     progress = trainer.progress
     # In the middle of an epoch the last one's point is there; at its beginning a kill may have come before the point.
     first_point = len(progress.history) + (progress.step > 0)

@@ -52,4 +52,12 @@ class Meters:
         return {key: value for key, value in vars(self).items() if key != "names"}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        """Raises ValueError for the state of meters of other terms."""
+        own_state = self.state_dict()
+        for name, own in own_state.items():
+            value = state.get(name)
+            if not isinstance(value, type(own)):
+                raise ValueError(f"its meters have {name} {value}")
+            if isinstance(own, Tensor) and value.shape != own.shape:
+                raise ValueError(f"its meters have {name} of another shape")
+        vars(self).update({name: state[name] for name in own_state})

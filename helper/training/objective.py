@@ -1,5 +1,6 @@
 """What the loop minimises, and the one place where autocast is switched on."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -8,6 +9,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Value = TypeVar("Value", Tensor, float)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bf16; a CPU without such instructions emulates it."""
+    if device.type != "cpu":
+        return True
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+@functools.cache  # once a process
+def warn_of_emulation(device: torch.device) -> None:
+    if not has_bf16(device):
+        print(
+            "warning: --amp bf16 is emulated by this CPU, which has no instructions for it, and takes several times as "
+            "long as --amp off",
+            flush=True,
+        )
 
 
 def autocast(device: torch.device, amp: str) -> torch.autocast:

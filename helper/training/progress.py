@@ -28,9 +28,16 @@ class Progress:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.epoch = state["next_epoch"] if "next_epoch" in state else state["epoch"]
-        self.step, self.seconds = state.get("step", 0), state.get("seconds", 0.0)
-        self.history = list(state["history"])
+        """Raises ValueError where the numbers are none, or do not fit each other."""
+        history, epoch = state["history"], state["next_epoch"] if "next_epoch" in state else state["epoch"]
+        step, seconds = state.get("step", 0), state.get("seconds", 0.0)
+        if not all(isinstance(row, dict) and isinstance(row.get("seconds"), int | float) for row in history):
+            raise ValueError("its history is not the log of epochs")
+        if epoch != len(history) + 1:
+            raise ValueError(f"its next epoch is {epoch}, after a log of {len(history)}")
+        if not isinstance(step, int) or step < 0 or not isinstance(seconds, int | float):
+            raise ValueError(f"it has step {step}, seconds {seconds}")
+        self.epoch, self.step, self.seconds, self.history = epoch, step, seconds, list(history)
 
 
 class Bar:

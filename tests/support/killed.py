@@ -8,6 +8,8 @@
     replace:K    SIGKILL before the K-th rename, of which every file that is written whole needs one
     half:K       SIGKILL when half of the K-th such file is written
     full:K       before the K-th rename the disk is full: no file can grow from then on
+    wait:K       before the K-th batch, wait until there is a file `go` in the current folder
+    count        not at all, and print in the end how many batches, renames and such files there were
 
 The scripts know nothing of this. Chunks of clouds are small and a RipsNet is saved after every epoch, so that short
 runs have many such points.
@@ -20,6 +22,8 @@ import resource
 import runpy
 import signal
 import sys
+import time
+from pathlib import Path
 
 import torch
 import torch.utils.tensorboard  # noqa: F401  imported here to be there already when a process is forked from this one
@@ -44,6 +48,12 @@ def halve_and_kill(file):
     send(signal.SIGKILL)
 
 
+def wait_for_go(*arguments):
+    Path("waiting").touch()
+    while not Path("go").exists():
+        time.sleep(0.05)
+
+
 def fill_disk(*paths):
     """64 bytes are left to every file: less than any of ours, but a semaphore, which counts as one, has 32."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
@@ -57,7 +67,9 @@ POINTS = {
     "replace": (os, "replace", functools.partial(send, signal.SIGKILL)),
     "half": (os, "fsync", halve_and_kill),
     "full": (os, "replace", fill_disk),
+    "wait": (EpochPlan, "images", wait_for_go),
 }
+COUNTED = ("batch", "replace", "half")
 
 
 def install(point):
@@ -76,14 +88,33 @@ def install(point):
     setattr(owner, name, patched)
 
 
+def count(kind):
+    """A list that grows by one item whenever a kind of point comes."""
+    owner, name, _ = POINTS[kind]
+    original, calls = getattr(owner, name), []
+
+    def patched(*arguments):
+        calls.append(1)
+        return original(*arguments)
+
+    setattr(owner, name, patched)
+    return calls
+
+
 def main(point, script, *arguments):
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the tests run
     dataset_dict["tiny"] = TINY
     store.CHUNK, fitting.SAVE_EVERY = 8, 0.0
-    install(point)
+    counts = {}
+    if point == "count":
+        counts = {kind: count(kind) for kind in COUNTED}
+    else:
+        install(point)
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")
+    for kind, calls in counts.items():
+        print(f"{kind}:{len(calls)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from models import create_model
 CLASSES, POINTS = 3, 12
 TRAINING_IMAGES = 70  # five clouds of 12 a pass; ten images are left over
 TEACHER = Path("save_t_models/teacher/best.pth")
+TIME_COLUMNS = ("seconds", "images_per_s")  # of a log: what no two runs have in common
 CLOUDS = Path("ripsnet/teacher/layer-1_n12_eval_released")
 
 

@@ -174,10 +174,13 @@ def test_a_deployed_student_loads_and_can_teach(before):
     student = trained(NORMStudent(copy.deepcopy(network), pair, before=before))
     other = NORMStudent(network, pair, before=before)
     other.load_state_dict(student.state_dict())
+    features, _, last_map = forward(other.eval(), images(), last_map=True)
+    torch.testing.assert_close(last_map.mean((2, 3)), features[-1])
+    assert map_shape(student) == map_shape(network) == tuple(last_map.shape[1:])
     folded = fold_batchnorm(student)
     with torch.no_grad():
         expected, logits = student(images(), is_feat=True)
-        for each in (other.eval(), folded):
+        for each in (other, folded):
             features, found = each(images(), is_feat=True)
             torch.testing.assert_close(found, logits, rtol=1e-3, atol=1e-3)
             torch.testing.assert_close(features[-2], expected[-2], rtol=1e-3, atol=1e-3)

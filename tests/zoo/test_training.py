@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_clouds import call, refused
+from support.running import call, refused
 from torch import nn
 
 import evaluate
@@ -14,10 +14,15 @@ import train_student
 import train_teacher
 from dataset import ImageSet, TrainLoader, dataset_dict
 from distiller_zoo import distiller_dict
-from helper import checkpoint
-from helper.distillation import FirstStage, build_objective
-from helper.loop import Meters, make_optimizer, train_steps
-from helper.pairs import PAIRS, resolve_weights
+from helper.cli.parser import read
+from helper.files import checkpoint
+from helper.settings import Clouds, Data, Loss, Repetition, ResolvedTraining, Training
+from helper.student.build import build_objective
+from helper.student.distillation import FirstStage
+from helper.student.pairs import PAIRS
+from helper.student.weights import resolve
+from helper.training.loop import make_optimizer, train_steps
+from helper.training.meters import Meters
 from models import create_model
 
 METHODS = list(distiller_dict)
@@ -58,19 +63,19 @@ def build(key, pair, delta=5.0, amp="off", more=()):
     options = ["--path_t", "", "--model_s", pair[1], "--distill", key, "-d", delta, "--batch_size", BATCH]
     options += ["--amp", amp, *(["--topology", "wasserstein"] if delta else []), *more]
     args = train_student.get_args_parser().parse_args([*map(str, options), "--device", "cpu"])
-    settings = resolve_weights(args, *pair)
+    settings = resolve(*(read(args, each) for each in (Loss, Clouds, Data, Training, Repetition)), *pair)
     torch.manual_seed(0)
-    found, _ = build_objective(args, settings, create_model(pair[1]), teacher_of(pair[0]), images())
-    return found, FirstStage(found, args.beta) if args.first_epochs else None
+    found, _ = build_objective(settings, "", create_model(pair[1]), teacher_of(pair[0]), images())
+    return found, FirstStage(found) if settings.loss.first_epochs else None
 
 
 def epoch(objective, lr=1e-3):
     """Train for one epoch of two steps; the means of the terms."""
-    optimizer = make_optimizer(objective, SimpleNamespace(lr=lr, momentum=0.9, weight_decay=5e-4))
+    optimizer = make_optimizer(objective, ResolvedTraining(lr=lr))
     meters = Meters(list(objective.weights), torch.device("cpu"))
     for _ in train_steps(objective, TrainLoader(images(), BATCH, seed=0), optimizer, 1, meters):
         pass
-    meters.check(1)  # raises if a loss was not finite
+    meters.check(1, "")  # raises if a loss was not finite
     return meters.means()
 
 
@@ -198,7 +203,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(tiny, key, monkeypatch):
     def interrupted_save(self, state):
         save(self, state)
         stop["after"] -= self.name == "parts"
-        if self.name == "parts" and state["epoch"] == 2 and stop.pop("once", True):
+        if self.name == "parts" and state["next_epoch"] == 2 and stop.pop("once", True):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(train_student.Run, "save", interrupted_save)
@@ -235,11 +240,11 @@ def test_simkd_is_evaluated_and_counted_with_the_projector_and_the_teachers_clas
         (("--distill", "crd", "--set", "nce=3"), r"--set: found 'nce=3', expected an option of CRD \(feat_dim=128"),
         (("--distill", "crd", "--set", "nce_k=x"), "--set: found 'nce_k=x', expected nce_k=<int>"),
         (("--distill", "fitnet", "--set", "hint=9"), "--distill fitnet: hint: found 9, expected 0 to 3"),
-        (("--set", "hint=1"), "--set: without effect on --distill kd"),
-        (("--distill", "crd", "--kd_T", 2), "--kd_T: without effect on --distill crd"),
-        (("--distill", "crd", "--logit_stand"), "--logit_stand: without effect on --distill crd"),
-        (("--distill", "crd", "--warmup", 2), "--warmup: without effect on --distill crd"),
-        (("--distill", "crd", "--first_epochs", 2), "--first_epochs: without effect on --distill crd"),
+        (("--set", "hint=1"), "--set: has no effect with --distill kd"),
+        (("--distill", "crd", "--kd_T", 2), "--kd_T: has no effect with --distill crd"),
+        (("--distill", "crd", "--logit_stand"), "--logit_stand: has no effect with --distill crd"),
+        (("--distill", "crd", "--warmup", 2), "--warmup: has no effect with --distill crd"),
+        (("--distill", "crd", "--first_epochs", 2), "--first_epochs: has no effect with --distill crd"),
         (("--distill", "ofd", "-d", 5, "--tda_layer_s", -2), "--tda_layer_s: found -2, expected -1 or 0"),
         (("--distill", "reviewkd", "-d", 5, "--tda_layer_t", -2), "--tda_layer_t: found -2, expected -1 or 0"),
         (("--distill", "fitnets"), r"unknown method 'fitnets'.*did you mean fitnet\?"),

@@ -1,0 +1,306 @@
+"""Images in folders, <folder>/{train,val}/<class>/<file>, read and decoded by worker processes while a network trains.
+
+Training batches have the distribution of torchvision's RandomResizedCrop and RandomHorizontalFlip, test images are cut
+as by Resize and CenterCrop (224 of 256 pixels). Workers keep no state: crop and flip of an image follow from
+(seed, epoch, index), whatever the batch, the number of workers, and the batch from which a run is resumed.
+"""
+
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.v2 import functional as TF
+
+from .images import Normalization, check_span
+from .info import DatasetInfo, DatasetUnavailable, Span
+
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # area and shape of a training crop: torchvision's defaults
+PREFETCH = 2  # batches that each worker has ready; one of 256 images of 224 x 224 takes 38.5 MB of shared memory
+
+
+class Listing(NamedTuple):
+    """The image files of one split.
+
+    names: (N,) bytes of fixed width, relative to `folder`; labels: int64 (N,), numbers of `classes`, the sorted names
+    of the class folders.
+    """
+
+    folder: str
+    names: np.ndarray
+    labels: np.ndarray
+    classes: list[str]
+
+
+def class_folders(folder: Path) -> list[str]:
+    """The sorted names of the class folders of a split."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+
+
+def list_images(folder: Path) -> Listing:
+    """Every image file below the class folders of a split, sorted by class and name.
+
+    ValueError if there is no class folder, or one without images.
+    """
+    classes = class_folders(folder)
+    if not classes:
+        raise ValueError(
+            f"{folder}: found no class folders but {len(os.listdir(folder))} files, expected <class>/<image> there"
+        )
+    names, labels = [], []
+    for label, name in enumerate(classes):
+        files = sorted(file for file in os.listdir(folder / name) if file.lower().endswith(IMG_EXTENSIONS))
+        if not files:
+            raise ValueError(f"{folder / name}: found no images, expected at least one in the folder of a class")
+        names += [f"{name}/{file}".encode() for file in files]
+        labels += [label] * len(files)
+    # An array of fixed width, not a list: processes forked from this one would copy a list page by page.
+    return Listing(str(folder), np.array(names), np.array(labels), classes)
+
+
+def list_splits(info: DatasetInfo, folder: Path) -> tuple[Listing, Listing]:
+    """The files of <folder>/train and <folder>/val; prints how many there are.
+
+    DatasetUnavailable if a split is missing; ValueError for another number of classes than the data set has, for
+    classes that differ between the splits, and as by `list_images`.
+    """
+    listings = []
+    for split in ("train", "val"):
+        if not (folder / split).is_dir():
+            raise DatasetUnavailable(
+                f"{folder / split}: no such folder; put the images of {info.name} into {folder}/train/<class>/ and "
+                f"{folder}/val/<class>/, or make {folder} a link to a folder that has them"
+            )
+        listings.append(list_images(folder / split))
+        if len(listings[-1].classes) != info.num_classes:
+            raise ValueError(
+                f"{folder / split}: found {len(listings[-1].classes)} class folders, expected {info.num_classes}"
+            )
+    train, test = listings
+    if unlike := sorted(set(train.classes) ^ set(test.classes)):
+        raise ValueError(f"{folder}: class folder {unlike[0]} is in only one of train and val, expected it in both")
+    line = f"{info.name}: {len(train.names):,} training and {len(test.names):,} test images in {folder}"
+    if info.images and info.images != (len(train.names), len(test.names)):
+        line += "; warning: the complete set has {:,} and {:,}".format(*info.images)
+    print(line, flush=True)
+    return train, test
+
+
+def subfolder(name: str, data_dir: str) -> Path:
+    return Path(data_dir) / name
+
+
+def call(function: Callable, *arguments):
+    return function(*arguments)
+
+
+def open_folders(
+    info: DatasetInfo,
+    data_dir: str,
+    device: torch.device | str,
+    workers: int,
+    on_first: Callable = call,
+    find: Callable[[str, str], Path] = subfolder,
+) -> tuple["FolderSet", "FolderSet"]:
+    """The training and the test set of a folder.
+
+    find(name, data_dir) gives the folder. on_first(function, *arguments) runs a function in one of several processes
+    and gives its result to all: only that one searches the folders.
+    """
+    if workers < 0:
+        raise ValueError(f"workers: found {workers}, expected at least 0")
+    folder = on_first(find, info.name, data_dir)
+    train, test = on_first(list_splits, info, folder)
+    return FolderSet(train, info, device, workers), FolderSet(test, info, device, workers)
+
+
+class Task(NamedTuple):
+    """What a worker makes a batch of: the images with these indices, as they are shown in an epoch, or plain."""
+
+    indices: np.ndarray
+    seed: int | None = None
+    epoch: int | None = None
+
+
+class FolderSet:
+    """A labelled set of image files; it answers as ImageSet does, in the same shapes.
+
+    workers: processes that read ahead; 0 reads in this process, when a batch is asked for. The workers belong to the
+    set, so one iterator of a set can be used at a time: beginning another ends the one before.
+    """
+
+    def __init__(
+        self,
+        listing: Listing,
+        info: DatasetInfo,
+        device: torch.device | str = "cpu",
+        workers: int = 0,
+        decode: Callable[[bytes], Tensor] | None = None,
+    ):
+        self.info = info
+        self.device = torch.device(device)
+        self.labels = torch.from_numpy(listing.labels).to(self.device)
+        self._normalize = Normalization(info, self.device)
+        self._tasks = Tasks()
+        self._loader = DataLoader(
+            Reader(listing.folder, listing.names, info, decode or best_decoder()),
+            batch_sampler=self._tasks,
+            num_workers=workers,
+            collate_fn=as_it_is,
+            pin_memory=self.device.type == "cuda",
+            worker_init_fn=prepare_worker,
+            generator=torch.Generator(),  # else every pass would take a number from the global one
+            prefetch_factor=PREFETCH if workers else None,
+            persistent_workers=workers > 0,
+        )
+        self._current, self._order = None, None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def augmented(self, seed: int, requests: Iterable[Span]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """As ImageSet.augmented; the requests are taken ahead of the batches."""
+
+        def tasks():
+            for epoch, first, last in requests:
+                check_span(first, last, len(self))
+                yield Task(self._epoch_order(seed, epoch)[first:last], seed, epoch)
+
+        return self._batches(tasks())
+
+    def plain(self, requests: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """As ImageSet.plain; the requests are taken ahead of the batches."""
+        batches = self._batches(Task(indices.cpu().numpy()) for indices in requests)
+        return ((images, labels) for images, labels, _ in batches)
+
+    def _epoch_order(self, seed: int, epoch: int) -> np.ndarray:
+        if self._order is None or self._order[0] != (seed, epoch):
+            rng = np.random.default_rng(np.random.SeedSequence((seed, epoch)))
+            self._order = (seed, epoch), rng.permutation(len(self))
+        return self._order[1]
+
+    def _batches(self, tasks: Iterator[Task]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        self._tasks.tasks, self._current = tasks, tasks
+        answers = iter(self._loader)
+        while True:
+            if self._current is not tasks:
+                raise RuntimeError(f"{self.info.name}: another pass over this set has begun, which ended this one")
+            answer = next(answers, None)
+            if answer is None:
+                return
+            if isinstance(answer, str):
+                raise DatasetUnavailable(answer)
+            pixels, indices = (part.to(self.device, non_blocking=True) for part in answer)
+            yield self._normalize(pixels), self.labels[indices], indices
+
+
+class Tasks:
+    """The batch sampler of a DataLoader that lives longer than one pass: each pass has tasks of its own."""
+
+    tasks: Iterator[Task] = iter(())
+
+    def __iter__(self) -> Iterator[Task]:
+        return self.tasks
+
+
+class Reader(Dataset):
+    """What a worker has and does. It is copied into other processes, hence it has no tensors of a GPU.
+
+    folder, names: as in Listing. decode: encoded bytes -> uint8 (3, H, W).
+    """
+
+    def __init__(self, folder: str, names: np.ndarray, info: DatasetInfo, decode: Callable[[bytes], Tensor]):
+        self.folder, self.names, self.decode = folder, names, decode
+        self.size, self.flip = info.image_size, info.flip
+
+    def __getitems__(self, task: Task) -> tuple[Tensor, Tensor] | str:
+        """Images uint8 (B, size, size, 3), and their indices; a line of text for a file that cannot be read."""
+        images = torch.empty(len(task.indices), self.size, self.size, 3, dtype=torch.uint8)
+        with torch.random.fork_rng(devices=[]):  # torchvision's transforms know the global generator only
+            for image, index in zip(images, task.indices.tolist(), strict=True):
+                path = os.path.join(self.folder, self.names[index].decode())
+                try:
+                    with open(path, "rb") as file:
+                        pixels = self.decode(file.read())
+                except Exception as error:  # a decoder meets anything in a damaged file
+                    reason = " ".join(f"{type(error).__name__}: {error}".split())
+                    return f"{path}: not readable as an image ({reason}); replace the file by an intact one"
+                if task.seed is None:
+                    pixels = central_crop(pixels, self.size)
+                else:
+                    numbers = np.random.SeedSequence((task.seed, task.epoch, index)).generate_state(1)
+                    torch.default_generator.manual_seed(int(numbers[0]))  # torch.manual_seed would seed CUDA as well
+                    pixels = random_crop(pixels, self.size, self.flip)
+                image.copy_(pixels.permute(1, 2, 0))
+        return images, torch.from_numpy(task.indices)
+
+
+def random_crop(pixels: Tensor, size: int, flip: bool) -> Tensor:
+    """RandomResizedCrop(size), then RandomHorizontalFlip if flip, of uint8 (3, H, W), with torchvision's numbers."""
+    top, left, height, width = RandomResizedCrop.get_params(pixels, SCALE, RATIO)
+    crop = pixels[:, top : top + height, left : left + width]
+    # As a batch with the channels last, in memory of its own, it is resized as fast as can be.
+    crop = crop[None].contiguous(memory_format=torch.channels_last)
+    crop = TF.resize(crop, [size, size], antialias=True)[0]
+    return crop.flip(-1) if flip and torch.rand(1).item() < 0.5 else crop
+
+
+def central_crop(pixels: Tensor, size: int) -> Tensor:
+    """Resize(256), then CenterCrop(224), of uint8 (3, H, W); in the same proportion for another size than 224."""
+    return TF.center_crop(TF.resize(pixels, [size * 256 // 224], antialias=True), [size, size])
+
+
+def decode_with_pillow(data: bytes) -> Tensor:
+    """An image file as uint8 RGB (3, H, W), by its content, not its name. An EXIF orientation is not applied."""
+    with Image.open(BytesIO(data)) as image:
+        return TF.pil_to_tensor(image.convert("RGB"))
+
+
+def decode_with_torchcodec(data: bytes) -> Tensor:
+    """As decode_with_pillow, with the same pixels, in less time for a JPEG."""
+    from torchcodec.decoders import decode_jpeg
+
+    # torchcodec applies an EXIF orientation.
+    if data[:2] == b"\xff\xd8" and b"Exif" not in data:
+        return decode_jpeg(data, mode="RGB")
+    return decode_with_pillow(data)
+
+
+def best_decoder() -> Callable[[bytes], Tensor]:
+    """torchcodec's if it is installed and can be loaded, else Pillow's."""
+    try:
+        from torchcodec.decoders import decode_jpeg  # noqa: F401
+    except (ImportError, OSError, RuntimeError):  # absent, or built for another torch
+        return decode_with_pillow
+    return decode_with_torchcodec
+
+
+def prepare_worker(number: int) -> None:
+    """Signals that are sent to the whole group or job are the parent's to answer: its last step needs the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=obey_parent, daemon=True).start()
+    warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF data, which are not read
+
+
+def obey_parent() -> None:
+    """End this process when its parent says so; that is how multiprocessing ends its processes."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
+
+
+def as_it_is(batch):
+    return batch
