@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parent.parent
 LINES = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
 REQUIREMENTS = [Requirement(line) for line in LINES if line]
-OPTIONAL = {"umap"}  # one figure only; the script that draws it says how to install it
+OPTIONAL = {"umap", "ray"}  # one figure, and clusters; the scripts that need them say how to install them
 SHELLS = [shell for shell in ("dash", "bash") if shutil.which(shell)] or ["sh"]
 
 
