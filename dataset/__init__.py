@@ -11,7 +11,7 @@ from .folder import FolderSet, call, open_folders
 from .imagenet import imagenet, imagenette
 from .images import EpochPlan, ImageSet
 from .info import DatasetInfo, DatasetUnavailable, Recipe, check_split
-from .loader import TrainLoader, test_batches
+from .loader import LabelledImages, TrainLoader, test_batches
 
 __all__ = [
     "DatasetInfo",
@@ -27,8 +27,6 @@ __all__ = [
     "open_folders",
     "test_batches",
 ]
-
-LabelledImages = ImageSet | FolderSet
 
 dataset_dict: dict[str, DatasetInfo] = {info.name: info for info in (cifar100, cifar10, digits, imagenet, imagenette)}
 
@@ -50,8 +48,11 @@ def load_dataset(
     info = dataset_dict[name]
     if info.open:
         return info.open(info, data_dir, device, workers, on_first)
+    if info.load is None:
+        raise ValueError(f"{name}: its DatasetInfo has neither load nor open, expected one of them")
     sets = []
     for split, (images, labels) in zip(("training set", "test set"), info.load(data_dir), strict=True):
         check_split(info, split, images, labels)
         sets.append(ImageSet(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device), info))
-    return tuple(sets)
+    train, test = sets
+    return train, test

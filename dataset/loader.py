@@ -8,8 +8,11 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from .folder import FolderSet
 from .images import ImageSet
 from .info import Span
+
+LabelledImages = ImageSet | FolderSet
 
 
 class TrainLoader:
@@ -25,7 +28,7 @@ class TrainLoader:
 
     def __init__(
         self,
-        image_set: ImageSet,
+        image_set: LabelledImages,
         batch_size: int,
         seed: int,
         drop_last: bool | None = None,
@@ -68,7 +71,7 @@ class TrainLoader:
         return self.image_set.augmented(self.seed, requests)
 
 
-def test_batches(image_set: ImageSet, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+def test_batches(image_set: LabelledImages, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """Every image once, in order and without augmentation: images float32 (B, 3, H, W) in channels_last, labels."""
     if batch_size is None:  # activations of larger images take more memory
         batch_size = 1000 if image_set.info.image_size <= 64 else 250

@@ -25,7 +25,7 @@ from .atomic import cannot_write, write_bytes
 
 # Beside tensors, files of RepDistiller-style code bases and of TopKD's authors hold their options as a Namespace and
 # accuracies as NumPy scalars, which NumPy 1 pickled under another module path.
-SAFE_GLOBALS = [
+SAFE_GLOBALS: list[Any] = [
     argparse.Namespace,
     (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
     (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
