@@ -11,7 +11,7 @@ from .folder import FolderSet, call, open_folders
 from .imagenet import imagenet, imagenette
 from .images import EpochPlan, ImageSet
 from .info import DatasetInfo, DatasetUnavailable, Recipe, check_split
-from .loader import TrainLoader, test_batches
+from .loader import LabelledSet, TrainLoader, test_batches
 
 __all__ = [
     "DatasetInfo",
@@ -19,6 +19,7 @@ __all__ = [
     "EpochPlan",
     "FolderSet",
     "ImageSet",
+    "LabelledSet",
     "Recipe",
     "TrainLoader",
     "dataset_dict",
@@ -32,7 +33,7 @@ dataset_dict: dict[str, DatasetInfo] = {info.name: info for info in (cifar100, c
 
 def load_dataset(
     name: str, data_dir: str, device: torch.device | str = "cpu", workers: int = 0, on_first: Callable = call
-) -> tuple[ImageSet | FolderSet, ImageSet | FolderSet]:
+) -> tuple[LabelledSet, LabelledSet]:
     """The training and the test set of a name in dataset_dict: whole on the device as uint8, or as image files.
 
     workers: processes for each of the two sets that read image files ahead; 0 reads them in this one.
@@ -47,8 +48,11 @@ def load_dataset(
     info = dataset_dict[name]
     if info.open:
         return info.open(info, data_dir, device, workers, on_first)
+    if info.load is None:
+        raise ValueError(f"{name}: its DatasetInfo has neither load nor open, expected one of them")
     sets = []
     for split, (images, labels) in zip(("training set", "test set"), info.load(data_dir), strict=True):
         check_split(info, split, images, labels)
         sets.append(ImageSet(torch.from_numpy(images).to(device), torch.from_numpy(labels).to(device), info))
-    return tuple(sets)
+    train, test = sets
+    return train, test

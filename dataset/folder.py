@@ -155,7 +155,7 @@ class FolderSet:
         self._tasks = Tasks()
         self._loader = DataLoader(
             Reader(listing.folder, listing.names, info, decode or best_decoder()),
-            batch_sampler=self._tasks,
+            batch_sampler=self._tasks,  # type: ignore[arg-type]  # what it yields need not be lists
             num_workers=workers,
             collate_fn=as_it_is,
             pin_memory=self.device.type == "cuda",
@@ -164,7 +164,8 @@ class FolderSet:
             prefetch_factor=PREFETCH if workers else None,
             persistent_workers=workers > 0,
         )
-        self._current, self._order = None, None
+        self._current: Iterator[Task] | None = None
+        self._order: tuple[tuple[int, int], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -236,7 +237,7 @@ class Reader(Dataset):
                 except Exception as error:  # a decoder meets anything in a damaged file
                     reason = " ".join(f"{type(error).__name__}: {error}".split())
                     return f"{path}: not readable as an image ({reason}); replace the file by an intact one"
-                if task.seed is None:
+                if task.seed is None or task.epoch is None:
                     pixels = central_crop(pixels, self.size)
                 else:
                     numbers = np.random.SeedSequence((task.seed, task.epoch, index)).generate_state(1)

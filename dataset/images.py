@@ -40,7 +40,7 @@ class ImageSet:
         self.labels = labels
         self.info = info
         self.normalize = Normalization(info, images.device)
-        self._plan = None
+        self._plan: EpochPlan | None = None
 
     def __len__(self) -> int:
         return len(self.images)

@@ -8,8 +8,11 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from .folder import FolderSet
 from .images import ImageSet
 from .info import Span
+
+LabelledSet = ImageSet | FolderSet
 
 
 class TrainLoader:
@@ -23,7 +26,7 @@ class TrainLoader:
     """
 
     def __init__(
-        self, image_set: ImageSet, batch_size: int, seed: int, drop_last: bool = False, rank: int = 0, world: int = 1
+        self, image_set: LabelledSet, batch_size: int, seed: int, drop_last: bool = False, rank: int = 0, world: int = 1
     ):
         if batch_size % world:
             raise ValueError(f"batch_size {batch_size} cannot be shared equally by {world} processes")
@@ -61,10 +64,10 @@ class TrainLoader:
         return self.image_set.augmented(self.seed, requests)
 
 
-def test_batches(image_set: ImageSet, batch_size: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
+def test_batches(image_set: LabelledSet, batch_size: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
     """Every image once, in order and without augmentation: images float32 (B, 3, H, W) in channels_last, labels."""
     return image_set.plain(torch.arange(len(image_set)).split(batch_size))
 
 
 # pytest would take it for a test wherever a test file imports it.
-test_batches.__test__ = False  # type: ignore[attr-defined]
+test_batches.__dict__["__test__"] = False

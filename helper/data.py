@@ -1,12 +1,12 @@
 """The data set that the options name, with its failures as one clear line."""
 
-from dataset import DatasetUnavailable, ImageSet, dataset_dict, load_dataset
+from dataset import DatasetUnavailable, LabelledSet, dataset_dict, load_dataset
 
 from .errors import UserError
 from .settings import Data
 
 
-def load_data(data: Data) -> tuple[ImageSet, ImageSet]:
+def load_data(data: Data) -> tuple[LabelledSet, LabelledSet]:
     """(training set, test set) of --dataset from --data_dir, on --device."""
     try:
         return load_dataset(data.dataset, data.data_dir, data.device)

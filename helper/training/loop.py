@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dataset import ImageSet, TrainLoader, test_batches
+from dataset import LabelledSet, TrainLoader, test_batches
 
 from ..errors import Interrupted, RunStopped, UserError
 from ..files import checkpoint
@@ -43,7 +43,7 @@ FIELDS: checkpoint.Fields = {
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, images: ImageSet, amp: str = "off", batch_size: int = 1000) -> tuple[float, float]:
+def evaluate(model: nn.Module, images: LabelledSet, amp: str = "off", batch_size: int = 1000) -> tuple[float, float]:
     """(top-1 accuracy in percent, mean cross entropy) over a test set, in large batches, every image once."""
     was_training = model.training
     model.eval()
@@ -94,7 +94,7 @@ class Trainer:
         self,
         objective: Objective,
         loader: TrainLoader,
-        test_set: ImageSet,
+        test_set: LabelledSet,
         run: Run,
         training: ResolvedTraining,
         deployed: dict[str, Any],
@@ -264,7 +264,7 @@ class Trainer:
 def fit(
     objective: Objective,
     loader: TrainLoader,
-    test_set: ImageSet,
+    test_set: LabelledSet,
     run: Run,
     training: ResolvedTraining,
     deployed: dict[str, Any],
