@@ -55,7 +55,7 @@ class Run:
     def start(self, fields: checkpoint.Fields) -> dict | None:
         """The checkpoint to continue from, None for a fresh run. Locks the folder, writes args.json of a fresh run."""
         self.hold()
-        state = checkpoint.load_latest(self.folder, self.device, fields | {"args": dict}, "a checkpoint of this run")
+        state = checkpoint.load_latest(self.folder, self.device, {**fields, "args": dict}, "a checkpoint of this run")
         if state is None:
             write_args(self.folder, self.options, self.commit, self.devices[0])
             return None

@@ -46,7 +46,8 @@ class Events:
             for name, value in options.items()
             if value is not None
         }
-        self.writer.file_writer.add_summary(hparams_pb(plain, trial_id=self.folder.name), step)
+        writer: Any = self.writer.file_writer  # which torch's types know as None, its state after `close`
+        writer.add_summary(hparams_pb(plain, trial_id=self.folder.name), step)
         self.scalars(step, metrics)
 
     def _flush(self) -> None:
