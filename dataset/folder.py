@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as TF
@@ -211,7 +211,7 @@ class FolderSet:
             yield self._normalize(pixels), self.labels[indices], indices
 
 
-class Tasks:
+class Tasks(Sampler):
     """The batch sampler of a DataLoader that lives longer than one pass: each pass has tasks of its own."""
 
     tasks: Iterator[Task] = iter(())

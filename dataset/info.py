@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,7 @@ class DatasetInfo:
     image_size: int = 32
     padding: int = 4
     class_names: Callable[[str], list[str]] | None = None
-    open: Callable[..., tuple] | None = None
+    open: Callable[..., tuple[Any, Any]] | None = None
     drop_last: bool = False
     recipe: Recipe | None = None
     images: tuple[int, int] | None = None

@@ -90,8 +90,8 @@ def npy(array: np.ndarray) -> bytes:
 
 def npz(arrays: dict[str, np.ndarray]) -> bytes:
     """The arrays as a compressed .npz file; equal arrays make equal bytes."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    buffer, by_name = io.BytesIO(), dict[str, Any](arrays)  # Any: a name could be that of one of its parameters
+    np.savez_compressed(buffer, **by_name)
     return buffer.getvalue()
 
 

@@ -12,12 +12,13 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy._core.multiarray import scalar
 from torch import Tensor
 
 from ..errors import UserError
@@ -25,10 +26,10 @@ from .atomic import cannot_write, write_bytes
 
 # Beside tensors, files of RepDistiller-style code bases and of TopKD's authors hold their options as a Namespace and
 # accuracies as NumPy scalars, which NumPy 1 pickled under another module path.
-SAFE_GLOBALS: list[Any] = [
+SAFE_GLOBALS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     argparse.Namespace,
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),
+    (scalar, "numpy.core.multiarray.scalar"),
+    (scalar, "numpy._core.multiarray.scalar"),
     np.dtype,
     *(type(np.dtype(name)) for name in ("float16", "float32", "float64", "int32", "int64", "bool")),
 ]

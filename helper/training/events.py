@@ -51,7 +51,8 @@ class Events:
             if value is not None
         }
         with self._clear():
-            self.writer.file_writer.add_summary(hparams_pb(plain, trial_id=self.folder.name), step)
+            writer: Any = self.writer.file_writer  # which torch's types know as None, its state after `close`
+            writer.add_summary(hparams_pb(plain, trial_id=self.folder.name), step)
         self.scalars(step, metrics)
 
     @contextlib.contextmanager

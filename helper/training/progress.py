@@ -12,7 +12,7 @@ LINE_EVERY = 30.0  # seconds between plain lines where the output is no terminal
 class Progress:
     """The epoch at hand, from 1; steps done in it, and the seconds they took; the log so far, a dict an epoch."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.epoch, self.step, self.seconds = 1, 0, 0.0
         self.history: list[dict[str, Any]] = []
 
