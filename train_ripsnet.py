@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from dataset import LabelledSet, TrainLoader
+from dataset import LabelledImages, TrainLoader
 from helper.cli.parser import Parser, read, run
 from helper.clouds.embedding import Embedder
 from helper.clouds.fitting import CloudData, fit_ripsnet, fits_in_memory, predict
@@ -65,7 +65,7 @@ def main(args) -> None:
         fit_dimension(dim, teacher, train_images, args)
 
 
-def fit_dimension(dim: int, teacher: Network, train_images: LabelledSet, args) -> None:
+def fit_dimension(dim: int, teacher: Network, train_images: LabelledImages, args) -> None:
     data, clouds, choice, fit = read(args, Data), read(args, Clouds), read(args, RipsNetChoice), read(args, Fit)
     image_size = train_images.info.image_size
     width = layer_width(teacher.model, clouds.tda_layer_t, teacher.num_classes, "--tda_layer_t", image_size)
@@ -145,7 +145,7 @@ def measure(
     validation: CloudData,
     spec: ImageSpec,
     teacher: Network,
-    train_images: LabelledSet,
+    train_images: LabelledImages,
 ) -> dict[str, float]:
     """R^2 on the validation clouds against the mean training image; on foreign clouds against their own mean image."""
     mean_image, device, origin = train.mean_image(), train.device, validation.files.origin

@@ -33,7 +33,7 @@ from helper.settings import Clouds, Data, Loss, Repetition, Teacher, Training, p
 from helper.student.build import build_objective, build_student
 from helper.student.distillation import FirstStage
 from helper.student.listing import listing
-from helper.student.names import method_name, schedule, student_name
+from helper.student.names import method_name, student_name
 from helper.student.weights import StudentSettings, resolve
 from helper.training.loop import fit
 
@@ -96,7 +96,7 @@ def main(args) -> None:
             history,
             method=method_name(settings),
             variant=settings.variant,
-            schedule=schedule(settings.training, args.model_s),
+            schedule=settings.schedule,
             student=args.model_s,
             teacher=teacher.arch,
             teacher_acc=teacher.accuracy,

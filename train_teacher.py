@@ -13,15 +13,15 @@ import helper.cli.early  # noqa: F401
 
 # isort: split
 
-from dataset import TrainLoader
+from dataset import TrainLoader, dataset_dict
 from helper.cli.parser import Parser, read, run
 from helper.cli.types import model, model_help
-from helper.data import load_data, num_classes
+from helper.data import load_data
 from helper.files.paths import TEACHERS
 from helper.files.run import Run, results_row
 from helper.settings import Data, Repetition, Training, plain
 from helper.student.build import build_student
-from helper.student.names import schedule, teacher_name
+from helper.student.names import schedule, teacher_name, variant
 from helper.training.loop import fit
 from helper.training.objective import Objective
 
@@ -37,18 +37,24 @@ def get_args_parser() -> Parser:
 
 
 def main(args) -> None:
-    data, training = read(args, Data), read(args, Training).resolved(args.model)
-    repetition, classes = read(args, Repetition).resolved(), num_classes(args.dataset)
-    name = repetition.name or teacher_name(args.model, data, training, repetition)
+    data, info = read(args, Data), dataset_dict[args.dataset]
+    training, repetition = read(args, Training).resolved(args.model, info.recipe), read(args, Repetition).resolved()
+    name = repetition.name or teacher_name(args.model, data, training, repetition, info.recipe)
     options = {"model": args.model, **plain(data, training, repetition)}
     teacher_run = Run(TEACHERS / name, options, data.device, repetition.resume)
 
-    network = build_student(args.model, classes, repetition.seed, data.device)
+    network = build_student(args.model, info.num_classes, repetition.seed, data.device)
     train_set, test_set = load_data(data)
     loader = TrainLoader(train_set, training.batch_size, repetition.seed)
-    about = {"arch": args.model, "num_classes": classes, "dataset": data.dataset}
+    about = {"arch": args.model, "num_classes": info.num_classes, "dataset": data.dataset}
     history = fit(Objective(network, {"ce": 1.0}, training.amp), loader, test_set, teacher_run, training, about)
-    row = results_row(history, method="CE", student=args.model, schedule=schedule(training, args.model))
+    row = results_row(
+        history,
+        method="CE",
+        student=args.model,
+        variant=variant({"batch_size": training.batch_size}, {"batch_size": Training.of(info.recipe).batch_size}),
+        schedule=schedule(training, args.model, info.recipe),
+    )
     teacher_run.finish(history, row)
 
 

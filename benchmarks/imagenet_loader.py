@@ -6,10 +6,10 @@ Photographs of 500 x 375 pixels, cut from the two that come with scikit-learn, a
 mirrored, in batches:
 - reference: Pillow, RandomResizedCrop, RandomHorizontalFlip, ToTensor and Normalize of torchvision in a DataLoader;
 - pillow, torchcodec: FolderSet with either decoder (torchcodec if it is installed).
-"one core" is the CPU time of what a worker process does, whatever else the machine does: the reference makes normalised
-float32 images, ours leaves the normalisation to the device, whose cost on a CPU is a variant of its own. With workers it
-is the elapsed time to normalised float32 batches on the CPU. A turn is a pass over all files, by workers that are there
-already; the variants take turns in one run.
+"one core" is the CPU time of what a worker process does, whatever else the machine does: the reference normalises the
+images, ours leaves that to the device; what it takes on a CPU is a variant of its own. With workers it is the elapsed
+time to normalised float32 batches on the CPU. A turn is a pass over all files, by workers that are there already; the
+variants take turns in one run.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from .folder import FolderSet, call, open_folders
 from .imagenet import imagenet, imagenette
 from .images import EpochPlan, ImageSet
 from .info import DatasetInfo, DatasetUnavailable, Recipe, check_split
-from .loader import LabelledSet, TrainLoader, test_batches
+from .loader import LabelledImages, TrainLoader, test_batches
 
 __all__ = [
     "DatasetInfo",
@@ -19,7 +19,7 @@ __all__ = [
     "EpochPlan",
     "FolderSet",
     "ImageSet",
-    "LabelledSet",
+    "LabelledImages",
     "Recipe",
     "TrainLoader",
     "dataset_dict",
@@ -33,7 +33,7 @@ dataset_dict: dict[str, DatasetInfo] = {info.name: info for info in (cifar100, c
 
 def load_dataset(
     name: str, data_dir: str, device: torch.device | str = "cpu", workers: int = 0, on_first: Callable = call
-) -> tuple[LabelledSet, LabelledSet]:
+) -> tuple[LabelledImages, LabelledImages]:
     """The training and the test set of a name in dataset_dict: whole on the device as uint8, or as image files.
 
     workers: processes for each of the two sets that read image files ahead; 0 reads them in this one.

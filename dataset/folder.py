@@ -25,6 +25,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from .images import Normalization, check_span
 from .info import DatasetInfo, DatasetUnavailable, Span
+from .strong import strong_view
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # area and shape of a training crop: torchvision's defaults
 PREFETCH = 2  # batches that each worker has ready; one of 256 images of 224 x 224 takes 38.5 MB of shared memory
@@ -184,6 +185,10 @@ class FolderSet:
         """As ImageSet.plain; the requests are taken ahead of the batches."""
         batches = self._batches(Task(indices.cpu().numpy()) for indices in requests)
         return ((images, labels) for images, labels, _ in batches)
+
+    def strong_view(self, seed: int, epoch: int, images: Tensor, indices: Tensor) -> Tensor:
+        """As ImageSet.strong_view, but of `images` as `augmented` has cropped them."""
+        return self._normalize(strong_view(self._normalize.undone(images), seed, epoch, indices))
 
     def _epoch_order(self, seed: int, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != (seed, epoch):

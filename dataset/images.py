@@ -28,6 +28,11 @@ class Normalization:
     def __call__(self, images: Tensor) -> Tensor:
         return images.float().div_(self.white).sub_(self.mean).div_(self.std).permute(0, 3, 1, 2)
 
+    def undone(self, images: Tensor) -> Tensor:
+        """The uint8 images (B, H, W, 3) that were normalised to float32 (B, 3, H, W)."""
+        pixels = images.permute(0, 2, 3, 1) * self.std + self.mean
+        return (pixels * self.white).round_().to(torch.uint8)
+
 
 class ImageSet:
     """A labelled set of images, whole on one device.

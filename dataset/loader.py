@@ -12,28 +12,35 @@ from .folder import FolderSet
 from .images import ImageSet
 from .info import Span
 
-LabelledSet = ImageSet | FolderSet
+LabelledImages = ImageSet | FolderSet
 
 
 class TrainLoader:
     """Shuffled, augmented batches of a data set.
 
     What an epoch shows follows from (seed, epoch) alone: any batch of any epoch can be had without those before it.
-    drop_last leaves out the short batch at the end of an epoch. batch_size counts the images of all `world` processes
-    together; this one, number `rank`, is given a contiguous share of each batch, so that a step sees the same images
-    for every number of processes. A short last batch is cut to a multiple of `world`.
+    drop_last leaves out the short batch at the end of an epoch; None: as the data set's training does. batch_size
+    counts the images of all `world` processes together; this one, number `rank`, is given a contiguous share of each
+    batch, so that a step sees the same images for every number of processes. A short last batch is cut to a multiple of
+    `world`.
     ValueError if an epoch would hold no batch, or if the processes cannot share one equally.
     """
 
     def __init__(
-        self, image_set: LabelledSet, batch_size: int, seed: int, drop_last: bool = False, rank: int = 0, world: int = 1
+        self,
+        image_set: LabelledImages,
+        batch_size: int,
+        seed: int,
+        drop_last: bool | None = None,
+        rank: int = 0,
+        world: int = 1,
     ):
         if batch_size % world:
             raise ValueError(f"batch_size {batch_size} cannot be shared equally by {world} processes")
         self.image_set = image_set
         self.batch_size = batch_size
         self.seed = seed
-        self.drop_last = drop_last
+        self.drop_last = image_set.info.drop_last if drop_last is None else drop_last
         self.rank, self.world = rank, world
         if batch_size < 1 or not len(self):
             raise ValueError(f"batch_size {batch_size} makes no batch of {len(image_set)} {image_set.info.name} images")
@@ -64,8 +71,10 @@ class TrainLoader:
         return self.image_set.augmented(self.seed, requests)
 
 
-def test_batches(image_set: LabelledSet, batch_size: int = 1000) -> Iterator[tuple[Tensor, Tensor]]:
+def test_batches(image_set: LabelledImages, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """Every image once, in order and without augmentation: images float32 (B, 3, H, W) in channels_last, labels."""
+    if batch_size is None:  # activations of larger images take more memory
+        batch_size = 1000 if image_set.info.image_size <= 64 else 250
     return image_set.plain(torch.arange(len(image_set)).split(batch_size))
 
 

@@ -1,19 +1,40 @@
 """The data set that the options name, with its failures as one clear line."""
 
-from dataset import DatasetUnavailable, LabelledSet, dataset_dict, load_dataset
+import contextlib
+import os
+from collections.abc import Iterator
 
-from .errors import UserError
+from dataset import DatasetUnavailable, LabelledImages, dataset_dict, load_dataset
+
+from .errors import RunStopped, UserError
 from .settings import Data
 
+MOST_WORKERS = 16
 
-def load_data(data: Data) -> tuple[LabelledSet, LabelledSet]:
+
+def load_data(data: Data) -> tuple[LabelledImages, LabelledImages]:
     """(training set, test set) of --dataset from --data_dir, on --device."""
+    workers = min(usable_cores(), MOST_WORKERS) if data.workers is None else data.workers
     try:
-        return load_dataset(data.dataset, data.data_dir, data.device)
+        return load_dataset(data.dataset, data.data_dir, data.device, workers)
     except DatasetUnavailable as error:
         raise UserError(str(error)) from None
     except (OSError, TypeError, ValueError) as error:  # from the reader of somebody's own data set
         raise UserError(f"--dataset {data.dataset}, --data_dir {data.data_dir}: {error}") from None
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def image_files() -> Iterator[None]:
+    """A file that turns out unreadable while images are read ends the run in one line that names it."""
+    try:
+        yield
+    except DatasetUnavailable as error:
+        raise RunStopped(str(error)) from None
 
 
 def num_classes(dataset: str) -> int:

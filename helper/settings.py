@@ -18,6 +18,8 @@ from .errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from dataset import Recipe
+
 PAPER = "published: the paper's tables and figures"
 CODE = "published: the authors' released code"
 PAIR = "by pair, see helper/student/pairs.py"
@@ -118,6 +120,13 @@ class Data:
     device: "torch.device" = setting(
         REQUIRED, "cpu, cuda or cuda:<index> (default: cuda if there is one)", "device", PLACE, part_of_run=False
     )
+    workers: int | None = setting(
+        None,
+        "processes that read image files ahead, for data sets of files (default: the cores, at most 16)",
+        Number(int, 0, 1024),
+        PLACE,
+        part_of_run=False,
+    )
     num_threads: int | None = setting(
         None, "threads of the CPU (default: as PyTorch chooses)", POSITIVE, PLACE, part_of_run=False
     )
@@ -148,14 +157,29 @@ class Training:
         "assumed: float32, the default of PyTorch",
     )
 
-    def resolved(self, model: str) -> "ResolvedTraining":
-        """With the learning rate of a network where none is given. UserError for epochs that do not ascend."""
+    @classmethod
+    def of(cls, recipe: "Recipe | None") -> "Training":
+        """The published schedule of a data set; that of CIFAR-100 where it has none of its own."""
+        if recipe is None:
+            return cls()
+        return cls(
+            batch_size=recipe.batch_size,
+            epochs=recipe.epochs,
+            lr_decay_epochs=recipe.lr_decay_epochs,
+            weight_decay=recipe.weight_decay,
+        )
+
+    def resolved(self, model: str, recipe: "Recipe | None" = None) -> "ResolvedTraining":
+        """With the learning rate of a network, or of the data set's schedule in proportion to the batch, where none is
+        given. UserError for epochs that do not ascend."""
         if list(self.lr_decay_epochs) != sorted(set(self.lr_decay_epochs)):
             raise UserError(
                 f"--lr_decay_epochs: found {','.join(map(str, self.lr_decay_epochs))}, expected ascending epochs, such "
                 "as 150,180,210"
             )
         own = 0.01 if model in ("MobileNetV2", "ShuffleV1", "ShuffleV2") else 0.05
+        if recipe is not None:
+            own = recipe.lr * self.batch_size / recipe.batch_size
         return ResolvedTraining(**vars(self) | {"lr": own if self.lr is None else self.lr})
 
     def scaled(self: Schedule, epochs: int) -> Schedule:

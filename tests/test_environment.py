@@ -17,12 +17,13 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parent.parent
 LINES = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
 REQUIREMENTS = [Requirement(line) for line in LINES if line]
-OPTIONAL = {"umap"}  # one figure only; the script that draws it says how to install it
+# One figure asks for umap, and its script says how to install it; Pillow decodes where torchcodec is absent.
+OPTIONAL = {"umap", "torchcodec"}
 SHELLS = [shell for shell in ("dash", "bash") if shutil.which(shell)] or ["sh"]
 
 
 def module_of(requirement):
-    modules = {"scikit-learn": "sklearn", "PyYAML": "yaml", "pytest-xdist": "xdist"}
+    modules = {"scikit-learn": "sklearn", "PyYAML": "yaml", "pytest-xdist": "xdist", "pillow": "PIL"}
     return modules.get(requirement.name, requirement.name)
 
 

@@ -4,9 +4,7 @@ Every run is a process of its own; tests/support/killed.py says what a POINT is.
 """
 
 import csv
-import hashlib
 import itertools
-import json
 import os
 import random
 import shutil
@@ -14,6 +12,7 @@ import signal
 
 import pytest
 import torch
+from support.artefacts import artefacts, hashes
 from support.killed import COUNTED
 from support.processes import execute
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -32,7 +31,6 @@ STAGES = {
     "ft": f"train_student.py --path_t {TEACHER}/best.pth --model_s resnet8 --distill ft --first_epochs 2 {IMAGES}",
     "crd": f"train_student.py --path_t {TEACHER}/best.pth --model_s resnet8 --distill crd --set nce_k=64 {IMAGES}",
 }
-NOT_COMPARED = {"seconds", "images_per_s", "resume", "commit"}  # the repository may be worked on while the tests run
 
 
 def resume(folder, stage):
@@ -42,41 +40,6 @@ def resume(folder, stage):
     status, printed = execute("none", folder, command)
     assert status == 0, printed
     return printed
-
-
-def comparable(value):
-    """A checkpoint's content, tensors as bytes (so that nan equals nan), without what may differ."""
-    if isinstance(value, dict):
-        return {key: comparable(item) for key, item in value.items() if key not in NOT_COMPARED}
-    if isinstance(value, list | tuple):
-        return [comparable(item) for item in value]
-    if isinstance(value, torch.Tensor):
-        return value.dtype, value.shape, value.numpy().tobytes()
-    return value
-
-
-def content(path):
-    if path.suffix == ".pth":
-        return comparable(checkpoint.load(path))
-    if path.suffix == ".csv":
-        return [comparable(row) for row in csv.DictReader(path.read_text().splitlines())]
-    if path.name in ("args.json", "quality.json"):
-        return comparable(json.loads(path.read_text()))
-    return path.read_bytes()
-
-
-def artefacts(folder):
-    """All that a run leaves behind; `previous.pth` depends on when the run was interrupted."""
-    paths = (path for suffix in ("pth", "csv", "json", "npy") for path in sorted(folder.rglob(f"*.{suffix}")))
-    return {str(path.relative_to(folder)): content(path) for path in paths if path.name != "previous.pth"}
-
-
-def hashes(folder):
-    return {
-        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file() and "tfevents" not in path.name and not path.name.startswith(".lock")
-    }
 
 
 @pytest.fixture(scope="module")

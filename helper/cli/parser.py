@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from ..errors import Interrupted, UserError
-from ..settings import Number, declared
+from ..settings import Number, Training, declared
 from . import types
 
 Section = TypeVar("Section")
@@ -48,6 +48,18 @@ class Parser(argparse.ArgumentParser):
                 continue
             default = changed.get(name, fields[name])
             group.add_argument(*entry.flags, f"--{name}", **_argument(entry, default, name in changed))
+
+    def adopt_recipe(self, argv: Sequence[str]) -> None:
+        """Defaults of the schedule as the literature has them for the data set that the command line names."""
+        if not any(action.dest == "dataset" for action in self._actions):
+            return
+        asked = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        asked.add_argument("--dataset", nargs="?")
+        recipe = types.recipe(asked.parse_known_args(list(argv))[0].dataset)
+        if recipe is not None:
+            own = vars(Training.of(recipe))
+            known = {action.dest for action in self._actions} & own.keys() - {"lr", "amp"}
+            self.set_defaults(**{name: own[name] for name in known})
 
     def add_config(self) -> None:
         """Add --config, which `written_out` replaces by the options of an earlier run."""
@@ -200,6 +212,7 @@ def _parse_and_run(main: Callable[[argparse.Namespace], None], make_parser: Call
     parser = make_parser()
     sys.argv[1:] = parser.written_out(sys.argv[1:])  # so that the command which a run records is complete
     try:
+        parser.adopt_recipe(sys.argv[1:])
         args = parser.parse_args()
     except SystemExit:
         sys.stdout.flush()  # the text of --help, which the interpreter would find unwritable only at its end

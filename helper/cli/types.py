@@ -126,6 +126,14 @@ def dataset_names() -> list[str]:
     return sorted(dataset_dict)
 
 
+def recipe(dataset: str | None) -> Any:
+    """The schedule of a data set's own; None where it has none, or is unknown."""
+    from dataset import dataset_dict
+
+    info = dataset_dict.get(dataset or "")
+    return info.recipe if info else None
+
+
 def model_help() -> str:
     from models import model_dict
 

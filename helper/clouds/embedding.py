@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from dataset import LabelledSet, TrainLoader
+from dataset import LabelledImages, TrainLoader
 from models import fold_batchnorm
 
 from ..errors import UserError
@@ -50,7 +50,7 @@ class Embedder:
             start += last - first
 
 
-def cloud_loader(images: LabelledSet, points: int, seed: int) -> TrainLoader:
+def cloud_loader(images: LabelledImages, points: int, seed: int) -> TrainLoader:
     """The loader of the passes, in batches of so many points; the incomplete batch is dropped."""
     if points < 2:
         raise UserError(f"--batch_size: found {points}, expected at least 2, because a single point has no diagram")

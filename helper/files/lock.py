@@ -40,6 +40,9 @@ def hold(folder: Path, option: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK, timeout=0)
         lock.acquire()
+    except NotImplementedError:  # what filelock raises for ENOSYS, as on some file systems of clusters
+        print(f"warning: {folder}: its file system has no locks; let one process at a time work in it", flush=True)
+        return
     except Timeout:
         raise InUse(f"{folder}: in use by {owner(folder)}; wait until it ends, or stop it") from None
     except OSError as error:
@@ -67,6 +70,8 @@ def in_use(folder: Path) -> str | None:
             return None
     except Timeout:
         return owner(folder)
+    except (NotImplementedError, OSError):  # no locks there, or no right to them
+        return None
 
 
 def owner(folder: Path) -> str:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dataset import LabelledSet, test_batches
+from dataset import LabelledImages, test_batches
 from models import create_model
 from ripsnet import ImageSpec, RipsNet, dim0_deaths, dim1_diagrams, r2_score
 
@@ -38,7 +38,7 @@ TOP = 5
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, images: LabelledSet, amp: str = "off", layer: int | None = None, batch_size: int = 1000
+    model: nn.Module, images: LabelledImages, amp: str = "off", layer: int | None = None, batch_size: int | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Logits (N, classes) of a test set in its order, and the features (N, d) of a layer if one is named; float32."""
     model.eval()

@@ -16,7 +16,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 from torch import Tensor
 
-from dataset import LabelledSet, TrainLoader
+from dataset import LabelledImages, TrainLoader
 from ripsnet import ImageSpec, RipsNet, dim0_deaths, dim1_diagrams, r2_score
 
 from ..clouds.fitting import CloudData, predict
@@ -245,7 +245,7 @@ def choose_classes(names: list[str], wanted: list[str]) -> list[int]:
     return chosen
 
 
-def images_of_classes(images: LabelledSet, classes: list[int], count: int, seed: int) -> tuple[Tensor, np.ndarray]:
+def images_of_classes(images: LabelledImages, classes: list[int], count: int, seed: int) -> tuple[Tensor, np.ndarray]:
     """Indices (N,) of at most `count` random images of each class, and their class's position (N,) in `classes`."""
     rng, labels = np.random.default_rng(seed), images.labels.cpu().numpy()
     drawn = [np.sort(rng.permutation(np.flatnonzero(labels == number))[:count]) for number in classes]
@@ -253,7 +253,7 @@ def images_of_classes(images: LabelledSet, classes: list[int], count: int, seed:
     return torch.from_numpy(np.concatenate(drawn)).to(images.device), positions
 
 
-def pooled_features(network: Network, images: LabelledSet, index: Tensor) -> np.ndarray:
+def pooled_features(network: Network, images: LabelledImages, index: Tensor) -> np.ndarray:
     """The pooled features (N, d) of the images with these numbers, not augmented."""
     batches = (batch for batch, _ in images.plain(index.split(IMAGES_A_FORWARD)))
     return torch.cat(layer_outputs(network, batches, -1, "--path_s")).numpy()

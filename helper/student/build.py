@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dataset import ImageSet, LabelledSet
+from dataset import LabelledImages
 from distiller_zoo import ABSENT, Pair, classifier
 from models import create_model, feature_shapes, fold_batchnorm, map_shape, preactivation_norms, to_device
 
@@ -28,7 +28,7 @@ def build_student(arch: str, num_classes: int, seed: int, device: torch.device) 
 
 
 def build_objective(
-    settings: StudentSettings, path_t: str | Path, student: nn.Module, teacher: Network, train_set: LabelledSet
+    settings: StudentSettings, path_t: str | Path, student: nn.Module, teacher: Network, train_set: LabelledImages
 ) -> tuple[Distillation, float | None]:
     """The objective that the settings ask for, on the device; and the R^2 of its RipsNets.
 
@@ -42,14 +42,6 @@ def build_objective(
         layer_width(student, loss.tda_layer_s, info.num_classes, "--tda_layer_s", info.image_size),
         layer_width(teacher.model, clouds.tda_layer_t, info.num_classes, "--tda_layer_t", info.image_size),
     )
-    strong_view = None
-    if settings.method.strong:
-        if not isinstance(train_set, ImageSet):
-            raise UserError(
-                f"--distill {loss.distill}: compares a second view of each image, which {info.name}, read from image "
-                "files, does not have; choose another method"
-            )
-        strong_view = partial(train_set.strong_view, settings.repetition.seed)
     topology = build_topology(settings, path_t, teacher, widths[1])
     objective = Distillation(
         student,
@@ -61,14 +53,14 @@ def build_objective(
         layer_t=clouds.tda_layer_t,
         widths=widths,
         epochs=settings.training.epochs,
-        strong_view=strong_view,
+        strong_view=partial(train_set.strong_view, settings.repetition.seed),
     )
     objective.probe = Probe(probe_batches(train_set, clouds.batch_size), topology.specs if topology else ())
     return objective.to(settings.data.device), topology.r2 if topology else None
 
 
 def build_loss(
-    settings: StudentSettings, student: nn.Module, teacher: nn.Module, train_set: LabelledSet
+    settings: StudentSettings, student: nn.Module, teacher: nn.Module, train_set: LabelledImages
 ) -> nn.Module | None:
     """L_other of the method for these networks; None where its weight is 0.
 

@@ -6,11 +6,14 @@ the seed. A name puts these together.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..settings import Data, Repetition, Training
+from ..settings import Data, Repetition, ResolvedTraining, Training
 
 if TYPE_CHECKING:
+    from dataset import Recipe
+
     from .weights import StudentSettings
 
 # Option -> what stands before its value in a name, in this order. Where nothing does, the value says what it is.
@@ -53,6 +56,11 @@ def variant(values: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     return " ".join(parts)
 
 
+def published(training: Training, model: str, recipe: "Recipe | None") -> ResolvedTraining:
+    """The published schedule of a network at the batch size that it is trained with."""
+    return replace(Training.of(recipe), batch_size=training.batch_size).resolved(model, recipe)
+
+
 def _optimizer(training: Training, own: Training) -> list[str]:
     """Where the optimiser's settings differ from a network's own."""
     parts = []
@@ -62,12 +70,14 @@ def _optimizer(training: Training, own: Training) -> list[str]:
     return parts
 
 
-def schedule(training: Training, model: str) -> str:
+def schedule(training: Training, model: str, recipe: "Recipe | None" = None) -> str:
     """Where training departs from the published schedule of a network, as 'e24 lr0.1 bf16'; '' where it does not.
+
+    recipe: of the data set, where it has a schedule of its own.
 
     The epochs after which the rate decays are omitted where they are the published ones, in proportion.
     """
-    own, parts = Training().resolved(model), []
+    own, parts = published(training, model, recipe), []
     if training.epochs != own.epochs:
         parts.append(f"e{training.epochs}")
     if training.lr_decay_epochs != own.scaled(training.epochs).lr_decay_epochs:
@@ -85,11 +95,13 @@ def _repetition(repetition: Repetition) -> list[str]:
     return parts
 
 
-def teacher_name(model: str, data: Data, training: Training, repetition: Repetition) -> str:
+def teacher_name(
+    model: str, data: Data, training: Training, repetition: Repetition, recipe: "Recipe | None" = None
+) -> str:
     """Of a network trained alone. Epochs and precision do not show, because the commands of the later stages name the
     teacher's folder; a sweep over them needs --name."""
-    parts = [model, data.dataset, *_optimizer(training, Training().resolved(model))]
-    if training.batch_size != Training().batch_size:
+    parts = [model, data.dataset, *_optimizer(training, published(training, model, recipe))]
+    if training.batch_size != Training.of(recipe).batch_size:
         parts.append(f"n{training.batch_size}")
     return "_".join([*parts, *_repetition(repetition)])
 
@@ -118,6 +130,6 @@ def method_name(settings: "StudentSettings") -> str:
 def student_name(settings: "StudentSettings", schedule_text: str | None = None) -> str:
     """A short name in which every departure shows. schedule_text: in place of `schedule`'s."""
     if schedule_text is None:
-        schedule_text = schedule(settings.training, settings.student)
+        schedule_text = settings.schedule
     parts = [f"{settings.teacher}-{settings.student}", settings.data.dataset, method_name(settings)]
     return "_".join([*parts, *settings.variant.split(), *schedule_text.split(), *_repetition(settings.repetition)])

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dataset import LabelledSet, test_batches
+from dataset import LabelledImages, test_batches
 from ripsnet import ExactTopology, ImageSpec, RipsNetTopology, r2_score
 
 from ..clouds.layers import as_cloud, read_layer
@@ -19,7 +19,7 @@ PROBE_BATCHES = 16
 Batches = Sequence[tuple[Tensor, Tensor]]
 
 
-def probe_batches(images: LabelledSet, batch_size: int) -> Batches:
+def probe_batches(images: LabelledImages, batch_size: int) -> Batches:
     """The first PROBE_BATCHES whole batches of a training set, not augmented: (images, labels)."""
     batches = itertools.islice(test_batches(images, batch_size), PROBE_BATCHES)
     return [batch for batch in batches if len(batch[1]) == batch_size]

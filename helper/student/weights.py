@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from dataset import dataset_dict
 from distiller_zoo import Method, distiller_dict
 
 from ..errors import UserError
@@ -74,6 +75,11 @@ class StudentSettings:
         return found
 
     @property
+    def schedule(self) -> str:
+        """Where training departs from the published schedule."""
+        return names.schedule(self.training, self.student, dataset_dict[self.data.dataset].recipe)
+
+    @property
     def variant(self) -> str:
         """Where loss and clouds depart from the method's and the pair's own settings."""
         loss, method, pair = self.loss, self.method, self.pair
@@ -89,6 +95,7 @@ class StudentSettings:
             "alpha": alpha,
             "beta": beta if loss.beta else 0.0,
             "delta": pair.delta if loss.delta else 0.0,
+            "batch_size": Training.of(dataset_dict[self.data.dataset].recipe).batch_size,
             "kd_T": temperature(loss),
             "warmup": method.warmup if loss.beta else 0,
             "first_epochs": method.first_epochs if loss.beta else 0,
@@ -126,7 +133,7 @@ def resolve(
         resolve_loss(loss, clouds, teacher, student),
         clouds,
         data,
-        training.resolved(student),
+        training.resolved(student, dataset_dict[data.dataset].recipe),
         repetition.resolved(),
     )
 

@@ -1,8 +1,12 @@
 """TensorBoard: scalars, a point an epoch, figures, and hyperparameters with the final accuracy."""
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..errors import RunStopped
 from ..files.atomic import cannot_write
 
 
@@ -16,23 +20,23 @@ class Events:
     def __init__(self, folder: Path, step: int):
         from torch.utils.tensorboard import SummaryWriter  # here, because importing it takes time
 
-        self.folder = folder
-        try:
+        self.folder, self.excepthook = folder, threading.excepthook
+        with self._clear():
             self.writer = SummaryWriter(folder, purge_step=max(1, step))
-        except OSError as error:
-            raise cannot_write(folder, error) from None
 
     def scalars(self, step: int, values: dict[str, Any]) -> None:
         """The numbers among the values, each under its name; 'epoch' is the step itself."""
-        for name, value in values.items():
-            if name != "epoch" and isinstance(value, int | float):
-                self.writer.add_scalar(name, value, step)
-        self._flush()
+        with self._clear():
+            for name, value in values.items():
+                if name != "epoch" and isinstance(value, int | float):
+                    self.writer.add_scalar(name, value, step)
+            self.writer.flush()
 
     def figure(self, step: int, tag: str, figure: Any) -> None:
         """A matplotlib Figure as an image."""
-        self.writer.add_figure(tag, figure, step, close=False)
-        self._flush()
+        with self._clear():
+            self.writer.add_figure(tag, figure, step, close=False)
+            self.writer.flush()
 
     def hparams(self, step: int, options: dict[str, Any], metrics: dict[str, float]) -> None:
         """The options of a run that has ended, for the HParams dashboard, and what came of them, as scalars.
@@ -47,22 +51,32 @@ class Events:
             if value is not None
         }
         writer: Any = self.writer.file_writer  # which torch's types know as None, its state after `close`
-        writer.add_summary(hparams_pb(plain, trial_id=self.folder.name), step)
+        with self._clear():
+            writer.add_summary(hparams_pb(plain, trial_id=self.folder.name), step)
         self.scalars(step, metrics)
 
-    def _flush(self) -> None:
-        """Wait until everything is on the disk, where a full one shows."""
+    @contextlib.contextmanager
+    def _clear(self) -> Iterator[None]:
+        """Turns what the writer, or its thread, could not write into one clear line."""
         try:
-            self.writer.flush()
+            yield
         except OSError as error:
             raise cannot_write(self.folder, error) from None
 
+    def _from_thread(self, failure: threading.ExceptHookArgs) -> None:
+        if not issubclass(failure.exc_type, OSError):  # which the next flush raises in the main thread
+            self.excepthook(failure)
+
     def __enter__(self) -> "Events":
+        threading.excepthook = self._from_thread
         return self
 
     def __exit__(self, *exception):
         try:
-            self.writer.close()
-        except OSError as error:
+            with self._clear():
+                self.writer.close()
+        except RunStopped:
             if exception[0] is None:
-                raise cannot_write(self.folder, error) from None
+                raise
+        finally:
+            threading.excepthook = self.excepthook

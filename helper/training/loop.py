@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dataset import LabelledSet, TrainLoader, test_batches
+from dataset import LabelledImages, TrainLoader, test_batches
 
+from ..data import image_files
 from ..errors import Interrupted, RunStopped, UserError
 from ..files import checkpoint
 from ..files.run import Run
@@ -43,7 +44,9 @@ FIELDS: checkpoint.Fields = {
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, images: LabelledSet, amp: str = "off", batch_size: int = 1000) -> tuple[float, float]:
+def evaluate(
+    model: nn.Module, images: LabelledImages, amp: str = "off", batch_size: int | None = None
+) -> tuple[float, float]:
     """(top-1 accuracy in percent, mean cross entropy) over a test set, in large batches, every image once."""
     was_training = model.training
     model.eval()
@@ -94,7 +97,7 @@ class Trainer:
         self,
         objective: Objective,
         loader: TrainLoader,
-        test_set: LabelledSet,
+        test_set: LabelledImages,
         run: Run,
         training: ResolvedTraining,
         deployed: dict[str, Any],
@@ -233,7 +236,8 @@ class Trainer:
         """Raise RunStopped if the loss of a step, or a weight now, is not finite: the loss of an epoch's last step
         does not show what its update did."""
         self.meters.check(self.progress.epoch, self.kept())
-        if not torch.stack([parameter.isfinite().all() for parameter in self.objective.parameters()]).all():
+        weights = [*self.objective.parameters(), *self.objective.student.buffers()]
+        if not torch.stack([weight.isfinite().all() for weight in weights]).all():
             raise RunStopped(
                 f"the weights became non-finite at epoch {self.progress.epoch}, step {self.progress.step}; "
                 f"{self.kept()}; a lower --lr or a smaller weight may help"
@@ -264,7 +268,7 @@ class Trainer:
 def fit(
     objective: Objective,
     loader: TrainLoader,
-    test_set: LabelledSet,
+    test_set: LabelledImages,
     run: Run,
     training: ResolvedTraining,
     deployed: dict[str, Any],
@@ -283,7 +287,7 @@ def fit(
     progress = trainer.progress
     # In the middle of an epoch the last one's point is there; at its beginning a kill may have come before the point.
     first_point = len(progress.history) + (progress.step > 0)
-    with StopRequest() as stop, Events(run.folder, first_point) as events:
+    with image_files(), StopRequest() as stop, Events(run.folder, first_point) as events:
         if progress.history and progress.step == 0:
             trainer.show(events)
         while progress.epoch <= training.epochs and not stop.requested:

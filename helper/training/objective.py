@@ -12,9 +12,9 @@ Value = TypeVar("Value", Tensor, float)
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether a device computes in bf16; a CPU without such instructions emulates it."""
-    if device.type != "cpu":
-        return True
+    """Whether a device has instructions for bf16; PyTorch emulates it where there are none."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
@@ -22,8 +22,8 @@ def has_bf16(device: torch.device) -> bool:
 def warn_of_emulation(device: torch.device) -> None:
     if not has_bf16(device):
         print(
-            "warning: --amp bf16 is emulated by this CPU, which has no instructions for it, and takes several times as "
-            "long as --amp off",
+            f"warning: --amp bf16 is emulated on this {device.type}, which has no instructions for it; it takes "
+            "several times as long as --amp off",
             flush=True,
         )
 

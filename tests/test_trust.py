@@ -1,0 +1,456 @@
+"""What goes wrong around a run ends in one line that says what it was, and never harms what another run has made."""
+
+import argparse
+import errno
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from support.artefacts import artefacts, hashes
+from support.processes import PROCESSES, enter, execute
+from support.running import CLASSES, POINTS, TEACHER, make_clouds, refused, work_in
+
+import evaluate
+import generate_PCD_PI
+import train_ripsnet
+import train_student
+import train_teacher
+import visualize
+from helper.cli.parser import run
+from helper.files import checkpoint, lock
+from helper.networks import load_network
+from models import create_model
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py"))
+NOISE = ("--dataset", "noise", "--device", "cpu")
+OWN = (*NOISE, "--batch_size", POINTS)
+# A short call of each script that reads a network; a case changes which.
+READERS = {
+    "stage 2": (generate_PCD_PI, "--path_t", (*OWN, "--passes", 1)),
+    "stage 3": (train_ripsnet, "--path_t", OWN),
+    "stage 4": (train_student, "--path_t", (*NOISE, "--model_s", "resnet8", "--epochs", 1)),
+    "scores": (evaluate, "--path", NOISE),
+    "scores, teacher": (evaluate, "--path_t", (*NOISE, "--path", TEACHER)),
+    "figures": (visualize, "pi", OWN),
+}
+ALONE = (*NOISE, "--model", "resnet8", "--epochs", 1, "--batch_size", 32)
+
+
+@pytest.fixture
+def noisy(tmp_path, monkeypatch):
+    work_in(tmp_path, monkeypatch)
+
+
+def ends(monkeypatch, capsys, script, *options, status=0):
+    """What a script prints on stdout and stderr; it must end with the status."""
+    monkeypatch.setattr("sys.argv", [f"{script.__name__}.py", *map(str, options)])
+    found = 0
+    try:
+        run(script.main, script.get_args_parser)
+    except SystemExit as stopped:
+        found = stopped.code
+    captured = capsys.readouterr()
+    assert found == status, captured.err
+    return captured.out, captured.err
+
+
+def reads(monkeypatch, capsys, reader, path):
+    """The line with which a script refuses the network in a file."""
+    script, option, options = READERS[reader]
+    before = [option, path]
+    if option == "pi":
+        before = ["pi", "--path_t", path]
+    return refused(monkeypatch, capsys, script, *before, *options)
+
+
+# Two processes in one folder.
+
+TINY = "--dataset tiny --batch_size 16 --epochs 1 --device cpu --name x"
+STUDENT = f"train_student.py --path_t teacher/best.pth --model_s resnet8 {TINY}"
+RUNS = {
+    "teachers": (f"train_teacher.py --model resnet8 {TINY}", f"train_teacher.py --model resnet8 {TINY} --lr 0.03"),
+    "students": (STUDENT, f"{STUDENT} --lr 0.03"),
+    "a first stage": (f"{STUDENT} --distill ft --first_epochs 1", f"{STUDENT} --distill ft --first_epochs 2"),
+}
+
+
+def begin(folder, point, command):
+    """Start a script in a process of its own; returns it when it waits at its point."""
+    receiver, sender = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=enter, args=(sender, folder, point, *command.split()))
+    with mock.patch.dict(os.environ, PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}"):
+        process.start()
+    sender.close()
+    process.output = receiver  # kept open
+    while not (folder / "waiting").exists():
+        assert process.is_alive()
+        time.sleep(0.05)
+    return process
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A function that makes a folder with a teacher in it."""
+
+    def make(name):
+        folder = tmp_path / name
+        torch.manual_seed(0)
+        content = {"model": create_model("resnet8", 4).state_dict(), "arch": "resnet8", "dataset": "tiny"}
+        checkpoint.save(folder / "teacher" / "best.pth", content)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_second_process_in_a_folder_is_refused_and_the_first_ends_as_if_alone(place, kind):
+    first, second = RUNS[kind]
+    alone, shared = place("alone"), place("shared")
+    assert execute("none", alone, first)[0] == 0
+    process = begin(shared, "wait:5", first)
+    before = hashes(shared)
+    status, printed = execute("none", shared, second)
+    assert status == lock.InUse.exit_code and "Traceback" not in printed
+    line = printed.splitlines()[-1]
+    assert f"save_{second[6]}_models/x: in use by process {process.pid} on host {socket.gethostname()}; wait" in line
+    assert hashes(shared) == before
+    (shared / "go").touch()
+    process.join()
+    assert process.exitcode == 0
+    assert artefacts(shared) == artefacts(alone)
+
+
+def test_a_process_that_is_killed_holds_nothing(place):
+    command, _ = RUNS["students"]
+    alone, folder = place("alone"), place("folder")
+    assert execute("none", alone, command)[0] == 0
+    process = begin(folder, "wait:5", command)
+    assert f"process {process.pid}" in lock.in_use(folder / "save_s_models" / "x")
+    process.kill()
+    process.join()
+    assert lock.in_use(folder / "save_s_models" / "x") is None
+    status, printed = execute("none", folder, command + " --resume")
+    assert status == 0, printed
+    assert artefacts(folder) == artefacts(alone)
+
+
+# Paths that cannot be written.
+
+
+def make_file(path):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("a file")
+
+
+def make_folder(path):
+    (Path(path) / "something").mkdir(parents=True)
+
+
+SCORES = (evaluate, ("--path", TEACHER, *NOISE))
+STAGE_1 = (train_teacher, ALONE)
+STAGE_2 = (generate_PCD_PI, ("--path_t", TEACHER, *OWN, "--passes", 1))
+
+
+@pytest.mark.parametrize(
+    "call, options, obstacle, path, status, message",
+    [
+        (SCORES, "--json there", make_folder, "there", 2, "--json: cannot write there: Is a directory; give"),
+        (SCORES, "--json there/x", make_file, "there", 2, "--json: cannot write there/x: Not a directory; give"),
+        (STAGE_1, "--name x", make_file, "save_t_models/x", 2, "--name: cannot write save_t_models/x: Not a dir"),
+        (STAGE_1, "", make_file, "save_t_models/resnet8_noise_n32_trial1", 1, "cannot write save_t_models/resnet8"),
+        (STAGE_1, "--name x", make_folder, "save_t_models/x/args.json", 1, "x/args.json: Is a directory; what was"),
+        (STAGE_1, "--name x", make_folder, "save_t_models/x/log.csv", 1, "x/log.csv: Is a directory; what was"),
+        (STAGE_1, "--name x", make_folder, "save_t_models/x/best.pth", 1, "x/best.pth: Is a directory; what was"),
+        (STAGE_1, "", make_file, "results", 1, "cannot write results/logs/resnet8_noise_n32_trial1.csv: Not a dir"),
+        (STAGE_2, "", make_file, "ripsnet", 1, "cannot write ripsnet/teacher/layer-1_n12_eval_released: Not a dir"),
+        (
+            STAGE_2,
+            "",
+            make_folder,
+            "ripsnet/teacher/layer-1_n12_eval_released/args.json",
+            1,
+            "args.json: Is a directory",
+        ),
+    ],
+)
+def test_a_path_that_cannot_be_written_says_why(
+    noisy, monkeypatch, capsys, call, options, obstacle, path, status, message
+):
+    script, given = call
+    obstacle(path)
+    _, line = ends(monkeypatch, capsys, script, *given, *options.split(), status=status)
+    assert message in line and line.count("\n") == 1
+
+
+def test_a_folder_in_place_of_the_checkpoint_before_is_named(noisy, monkeypatch, capsys):
+    ends(monkeypatch, capsys, train_teacher, *ALONE, "--name", "x")
+    make_folder("save_t_models/x/previous.pth")
+    options = ("--name", "x", "--epochs", 2, "--resume")
+    _, line = ends(monkeypatch, capsys, train_teacher, *ALONE, *options, status=1)
+    assert "cannot write save_t_models/x/previous.pth: Is a directory" in line and line.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "number, reason", [(errno.EACCES, "Permission denied"), (errno.EROFS, "Read-only file system")]
+)
+@pytest.mark.parametrize("call, status", [(SCORES, 2), (STAGE_1, 1), (STAGE_2, 1)])
+def test_a_place_without_the_right_to_write_is_named(noisy, monkeypatch, capsys, number, reason, call, status):
+    def refuse(path, *arguments):
+        raise OSError(number, os.strerror(number), str(path))
+
+    script, given = call
+    monkeypatch.setattr(os, "replace", refuse)
+    if script is evaluate:
+        given = (*given, "--json", "there")
+    _, line = ends(monkeypatch, capsys, script, *given, status=status)
+    assert "cannot write " in line and f": {reason}; " in line and line.count("\n") == 1
+    assert not list(Path().rglob("*.tmp"))
+
+
+def test_a_full_disk_under_a_path_that_was_given_is_the_user_s(noisy, monkeypatch, capsys):
+    def full(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    line = refused(monkeypatch, capsys, evaluate, *SCORES[1], "--json", "there")
+    assert "--json: cannot write there: No space left on device; make room" in line
+
+
+def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, capsys):
+    def none(self):
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(lock.FileLock, "acquire", none)
+    lock.hold(tmp_path / "x")
+    assert capsys.readouterr().out.startswith(f"warning: {tmp_path / 'x'}: its file system has no locks")
+
+
+# Checkpoints that are none, or dangerous.
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch trace",)
+
+
+class Object:
+    pass
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+@pytest.mark.parametrize("content, name", [(Evil(), "posix.system"), (Object(), f"{__name__}.Object")])
+@pytest.mark.parametrize("reader", READERS)
+def test_objects_in_a_checkpoint_are_named_and_not_run(noisy, monkeypatch, capsys, reader, content, name, zipped):
+    weights = create_model("resnet8", CLASSES).state_dict()
+    torch.save({"model": weights, "extra": content}, "x.pth", _use_new_zipfile_serialization=zipped)
+    line = reads(monkeypatch, capsys, reader, "x.pth")
+    assert line.endswith(f"x.pth: holds {name}, which is not run; save its state_dict instead\n")
+    assert not Path("trace").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_names_in_a_checkpoint_bring_no_escape_codes(tmp_path, monkeypatch, zipped):
+    coloured = type("Object\x1b[31m", (), {})
+    monkeypatch.setattr(sys.modules[__name__], coloured.__name__, coloured, raising=False)
+    torch.save([coloured()], tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(checkpoint.UserError, match=r"holds [\w.]*Object\?\?31m, which is not run") as error:
+        checkpoint.load(tmp_path / "x.pth")
+    assert "\x1b" not in str(error.value)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_text_is_no_checkpoint(noisy, monkeypatch, capsys, reader):
+    shutil.copy(ROOT / "README.md", "README.md")
+    line = reads(monkeypatch, capsys, reader, "README.md")
+    assert "README.md: not a checkpoint" in line
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_name_that_is_too_long_is_no_file(noisy, monkeypatch, capsys, reader):
+    assert f"{'a' * 300}: no such file" in reads(monkeypatch, capsys, reader, "a" * 300)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+@pytest.mark.parametrize("number", [np.float32(71.5), np.float64(71.5), torch.tensor(71.5), 71.5])
+def test_files_of_repdistiller_style_code_load(tmp_path, number, zipped):
+    content = {
+        "opt": argparse.Namespace(model="resnet8", lr=np.float32(0.05), milestones=[150, 180], path=None),
+        "args": argparse.Namespace(trial="1"),
+        "model": create_model("resnet8", CLASSES).state_dict(),
+        "best_acc": number,
+        "epoch": 240,
+    }
+    torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+    network = load_network(tmp_path / "x.pth", "resnet8", "--model")
+    assert (network.accuracy, network.epoch, network.num_classes) == (71.5, 240, CLASSES)
+    assert checkpoint.load(tmp_path / "x.pth")["opt"].milestones == [150, 180]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("reader", READERS)
+def test_weights_that_are_not_finite_are_named(noisy, monkeypatch, capsys, reader, value):
+    content = torch.load(TEACHER, weights_only=True)
+    content["model"]["layer2.0.conv1.weight"][0, 0, 1, 1] = value
+    torch.save(content, "x.pth")
+    line = reads(monkeypatch, capsys, reader, "x.pth")
+    assert "x.pth: the weights 'layer2.0.conv1.weight' hold values that are not finite (nan or inf)" in line
+
+
+def test_a_ripsnet_that_is_not_finite_is_named(noisy, monkeypatch, capsys):
+    make_clouds()
+    fit = ("--path_t", TEACHER, *OWN, "--epochs", 1)
+    ends(monkeypatch, capsys, train_ripsnet, *fit)
+    path = Path("ripsnet/teacher/layer-1_n12_eval_released/ripsnet_dim0_mean/best.pth")
+    content = torch.load(path, weights_only=True)
+    content["model"]["layer1.linear.weight"][0, 0] = float("nan")
+    torch.save(content, path)
+    student = ("--path_t", TEACHER, *OWN, "--model_s", "resnet8", "--epochs", 1, "-d", 5)
+    line = refused(monkeypatch, capsys, train_student, *student)
+    assert f"{path}: the weights 'layer1.linear.weight' hold values that are not finite" in line
+
+
+@pytest.mark.parametrize(
+    "done, kept", [(0, "no checkpoint had been written yet"), (1, "checkpoint from before is kept")]
+)
+def test_a_run_that_diverges_says_whether_something_is_left(noisy, monkeypatch, capsys, done, kept):
+    if done:
+        ends(monkeypatch, capsys, train_teacher, *ALONE, "--name", "x")
+    step = torch.optim.SGD.step
+
+    def spoilt(optimizer, *arguments):
+        optimizer.param_groups[0]["params"][0].data[0] = float("nan")
+        return step(optimizer, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spoilt)
+    options = (*ALONE, "--name", "x", "--epochs", 2, "--resume")
+    _, line = ends(monkeypatch, capsys, train_teacher, *options, status=1)
+    assert "non-finite" in line and kept in line and line.count("\n") == 1
+    assert Path("save_t_models/x/last.pth").exists() == bool(done)
+
+
+# Checkpoints of which a part is damaged.
+
+OTHERS = {
+    "text": "abc",
+    "null": None,
+    "number": 3,
+    "list": [1],
+    "dict": {"a": 1},
+    "tensor": torch.zeros(2),
+    "nan": float("nan"),
+}
+NETWORK = {
+    "accuracy": ({"null", "number"}, "its accuracy is "),
+    "epoch": ({*OTHERS}, ""),
+    "history": ({*OTHERS}, ""),
+    "args": ({*OTHERS}, ""),
+    "arch": ({"null"}, "'arch' is a |unknown model 'abc'"),
+    "dataset": ({"null"}, "'dataset' is a |trained on abc, found --dataset noise"),
+    "replaced": ({"null"}, "'replaced' is "),
+    "model": (set(), "no weights found"),
+}
+
+
+@pytest.mark.parametrize("field", NETWORK)
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_network_s_file_with_a_field_of_another_kind(noisy, monkeypatch, capsys, field, kind):
+    """Is refused in one line that names file and field, where the field is needed; else it is read as without."""
+    harmless, message = NETWORK[field]
+    content = torch.load(TEACHER, weights_only=True)
+    torch.save(content | {field: OTHERS[kind]}, "x.pth")
+    options = ("--path", "x.pth", *NOISE, "--model", "resnet8")
+    if kind in harmless:
+        ends(monkeypatch, capsys, evaluate, *options)
+        return
+    line = refused(monkeypatch, capsys, evaluate, *options)
+    assert "x.pth: " in line
+    assert any(part in line for part in message.split("|")), line
+
+
+@pytest.mark.parametrize(
+    "replaced",
+    [
+        {},
+        {"distill": "simkd"},
+        {"distill": "nothing", "arch_t": "resnet8"},
+        {"distill": ["simkd"], "arch_t": "resnet8"},
+        {"distill": "simkd", "arch_t": "nothing"},
+        {"distill": "simkd", "arch_t": 3},
+        {"distill": "simkd", "arch_t": "resnet8", "options": [1]},
+        {"distill": "norm", "arch_t": "resnet8", "options": {"co_sponge": "x"}},
+        {"distill": "simkd", "arch_t": "resnet8", "options": {"factor": "x"}},
+        {"distill": "simkd", "arch_t": "resnet8", "options": {"factor": None}},
+    ],
+)
+def test_a_replaced_part_that_makes_no_sense_is_refused(noisy, monkeypatch, capsys, replaced):
+    content = torch.load(TEACHER, weights_only=True)
+    torch.save(content | {"replaced": replaced}, "x.pth")
+    assert "x.pth: " in refused(monkeypatch, capsys, evaluate, "--path", "x.pth", *NOISE)
+
+
+@pytest.fixture
+def interrupted(noisy, monkeypatch, capsys):
+    """A run x after its second epoch, which has last.pth and previous.pth; and the options to continue it."""
+    options = (*ALONE, "--name", "x", "--resume", "--epochs", 3)
+    for epochs in (1, 2):
+        ends(monkeypatch, capsys, train_teacher, *options, "--epochs", epochs)
+    return Path("save_t_models/x"), options
+
+
+FIELDS = ("model", "objective", "optimizer", "random", "meters", "history", "step", "seconds", "args")
+
+
+@pytest.mark.parametrize("kind", ["missing", *OTHERS])
+@pytest.mark.parametrize("field", [*FIELDS, "next_epoch", "devices", "accuracy"])
+def test_a_checkpoint_to_resume_with_a_field_of_another_kind(interrupted, monkeypatch, capsys, field, kind):
+    """The one before is used, or one line says what is wrong; no run goes on from nonsense."""
+    folder, options = interrupted
+    state = torch.load(folder / "last.pth", weights_only=True)
+    state[field] = OTHERS.get(kind)
+    if kind == "missing":
+        del state[field]
+    torch.save(state, folder / "last.pth")
+    monkeypatch.setattr("sys.argv", ["train_teacher.py", *map(str, options)])
+    try:
+        run(train_teacher.main, train_teacher.get_args_parser)
+    except SystemExit as stopped:
+        assert stopped.code == 2
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1 and "save_t_models/x" in line
+        return
+    assert not torch.isnan(torch.load(folder / "last.pth", weights_only=True)["model"]["fc.weight"]).any()
+    log = (folder / "log.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in log] == ["epoch", "1", "2", "3"]
+    out = capsys.readouterr().out
+    if field in ("devices", "accuracy") or (field, kind) == ("seconds", "number"):
+        assert "previous.pth" not in out
+    elif field in FIELDS and (kind, field) not in {("number", "step"), ("nan", "seconds")}:
+        assert f"using {folder}/previous.pth instead" in out
+
+
+@pytest.mark.parametrize("history", [[1, 2], [{}, {}], [{"seconds": 1, "test_acc": "x"}] * 2, [None] * 2])
+def test_a_log_of_no_epochs_is_refused(interrupted, monkeypatch, capsys, history):
+    folder, options = interrupted
+    state = torch.load(folder / "last.pth", weights_only=True)
+    torch.save(state | {"history": history}, folder / "last.pth")
+    assert f"{folder}: its checkpoint does not fit this run (" in refused(monkeypatch, capsys, train_teacher, *options)
+
+
+@pytest.mark.parametrize("other", ["best.pth", "teacher", "text"])
+def test_another_file_in_place_of_the_last_checkpoint_is_noticed(interrupted, monkeypatch, capsys, other):
+    folder, options = interrupted
+    source = {"best.pth": folder / "best.pth", "teacher": TEACHER, "text": ROOT / "LICENSE"}[other]
+    shutil.copy(source, folder / "last.pth")
+    out, _ = ends(monkeypatch, capsys, train_teacher, *options)
+    assert f"{folder}/last.pth: " in out and f"using {folder}/previous.pth instead" in out
+    assert len(torch.load(folder / "last.pth", weights_only=True)["history"]) == 3
