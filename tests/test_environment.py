@@ -17,8 +17,8 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parent.parent
 LINES = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
 REQUIREMENTS = [Requirement(line) for line in LINES if line]
-# One figure asks for umap, and its script says how to install it; Pillow decodes where torchcodec is absent.
-OPTIONAL = {"umap", "torchcodec"}
+# One figure, and clusters, whose scripts say how to install what they need; Pillow decodes where torchcodec is absent.
+OPTIONAL = {"umap", "ray", "torchcodec"}
 SHELLS = [shell for shell in ("dash", "bash") if shutil.which(shell)] or ["sh"]
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import json
 import os
 import shutil
 import socket

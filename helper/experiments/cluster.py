@@ -7,6 +7,7 @@ when its machine dies, is Ray's. A job that runs again continues from its last c
 A stop is passed on to every job, so that each saves its state.
 """
 
+import logging
 import os
 import queue
 import signal
@@ -65,7 +66,7 @@ def connect(address: str) -> Any:
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
-        ray.init(address, runtime_env={"env_vars": {"PYTHONPATH": path}}, logging_level="ERROR", **options)
+        ray.init(address, runtime_env={"env_vars": {"PYTHONPATH": path}}, logging_level=logging.ERROR, **options)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
@@ -200,7 +201,8 @@ class RayRunner(Runner):
 
     def submit(self, todo: Sequence[Job]) -> dict[Any, str]:
         """The reference of each job's outcome -> its name."""
-        by_name, references = {job.name: job for job in todo}, {}
+        by_name = {job.name: job for job in todo}
+        references: dict[str, Any] = {}
         graph = before(todo)
         remote = self.ray.remote(max_retries=-1)(run_job)
         for name in TopologicalSorter(graph).static_order():

@@ -67,7 +67,8 @@ def before(jobs: Iterable[Job]) -> dict[str, set[str]]:
     """Each job's name -> the names of those that must have ended before it, as graphlib's TopologicalSorter takes it.
     Two jobs that write to one folder are among these, so that they never run at once."""
     known = {job.name: job for job in jobs}
-    graph, last_in = {}, {}
+    graph: dict[str, set[str]] = {}
+    last_in: dict[Path, str] = {}
     for job in known.values():
         graph[job.name] = {name for name in (*job.needs, *job.after) if name in known}
         if job.folder is not None:
@@ -118,18 +119,21 @@ class Tally:
         if seconds is not None:
             self.seconds[name] = seconds
 
-    def expected(self, job: Job) -> float | None:
-        """Seconds that a job takes: the mean of those of the same work, or else of the same script."""
-        ended = [(self.jobs[name].work, seconds) for name, seconds in self.seconds.items()]
-        same = [seconds for work, seconds in ended if work == job.work]
-        same = same or [seconds for work, seconds in ended if work.script == job.work.script]
-        return statistics.fmean(same) if same else None
+    def means(self) -> dict[Work | str, float]:
+        """Mean seconds of the jobs that ended well, by their work and by their script."""
+        groups: dict[Work | str, list[float]] = {}
+        for name, seconds in self.seconds.items():
+            work = self.jobs[name].work
+            groups.setdefault(work, []).append(seconds)
+            groups.setdefault(work.script, []).append(seconds)
+        return {key: statistics.fmean(values) for key, values in groups.items()}
 
     def time_left(self) -> str:
-        """', about 2:05:12 to the end'; 'at least' where some jobs are the first of their kind, '' where all are."""
-        now, total, unknown = time.monotonic(), 0.0, False
+        """', about 2:05:12 to the end', by jobs of the same work or else of the same script; 'at least' where some are
+        the first of their script, '' where all are."""
+        now, total, unknown, means = time.monotonic(), 0.0, False, self.means()
         for job in self.left:
-            seconds = self.expected(job)
+            seconds = means.get(job.work, means.get(job.work.script))
             if seconds is None:
                 unknown = True
             else:

@@ -200,7 +200,7 @@ def teacher_path(table: Table, teacher: str) -> str:
 
 def flags(value: Any, own: Mapping[str, Any] | None = None) -> list[str]:
     """The options of a section that depart from its defaults, as a command line has them. own: other defaults."""
-    own = defaults(type(value)) | (own or {})
+    own = {**defaults(type(value)), **(own or {})}
     words = []
     for name, entry in declared(type(value)).items():
         found = getattr(value, name)
