@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as TF
@@ -156,7 +156,7 @@ class FolderSet:
         self._tasks = Tasks()
         self._loader = DataLoader(
             Reader(listing.folder, listing.names, info, decode or best_decoder()),
-            batch_sampler=self._tasks,
+            batch_sampler=self._tasks,  # type: ignore[arg-type]  # what it yields need not be lists
             num_workers=workers,
             collate_fn=as_it_is,
             pin_memory=self.device.type == "cuda",
@@ -211,7 +211,7 @@ class FolderSet:
             yield self._normalize(pixels), self.labels[indices], indices
 
 
-class Tasks(Sampler):
+class Tasks:
     """The batch sampler of a DataLoader that lives longer than one pass: each pass has tasks of its own."""
 
     tasks: Iterator[Task] = iter(())

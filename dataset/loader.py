@@ -79,4 +79,4 @@ def test_batches(image_set: LabelledImages, batch_size: int | None = None) -> It
 
 
 # pytest would take it for a test wherever a test file imports it.
-test_batches.__test__ = False  # type: ignore[attr-defined]
+test_batches.__dict__["__test__"] = False

@@ -50,8 +50,8 @@ class Events:
             for name, value in options.items()
             if value is not None
         }
+        writer: Any = self.writer.file_writer  # which torch's types know as None, its state after `close`
         with self._clear():
-            writer: Any = self.writer.file_writer  # which torch's types know as None, its state after `close`
             writer.add_summary(hparams_pb(plain, trial_id=self.folder.name), step)
         self.scalars(step, metrics)
 
