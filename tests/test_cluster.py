@@ -20,8 +20,8 @@ from helper.experiments.cluster import connect, resources, slots
 from models import create_model
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLE = "--table digits --methods KD,TopKD-wasserstein --trials 2 --epochs 3 --device cpu --amp off".split()
-TEACHER = Path("save_t_models/resnet20_digits_e3_trial1/best.pth")
+TABLE = "--table digits --methods KD,TopKD-wasserstein --trials 2 --epochs 2 --device cpu --amp off".split()
+TEACHER = Path("save_t_models/resnet20_digits_e2_trial1/best.pth")
 DRIVER = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -207,8 +207,9 @@ def test_a_table_whose_node_is_killed_ends_as_on_one_machine(cluster, second_nod
     assert "[5 of 5 done, " in printed
 
     os.chdir("../local")
-    process = reproduce(*TABLE, "--jobs", "1")
-    assert process.wait(timeout=500) == 0, process.stdout.read()
+    process = reproduce(*TABLE, "--jobs", "2")
+    printed = process.communicate(timeout=500)[0]
+    assert process.returncode == 0, printed
     os.chdir("..")
     (rows, weights), (expected, expected_weights) = results("ray"), results("local")
     assert rows == expected and len([path for path in rows if path.startswith("results/runs/")]) == 4
