@@ -51,9 +51,9 @@ def plain_forward(layer=-1, train=False):
 
 
 def contents(folder):
-    """Bytes of everything below a folder, without the lock, which names a process."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".lock"))
-    return {path.relative_to(folder): path.read_bytes() for path in paths}
+    """Bytes of everything below a folder, but for the options with which it was made and the lock of a process."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "args.json"]
+    return {path.relative_to(folder): path.read_bytes() for path in paths if not path.name.startswith(".lock")}
 
 
 def opened(folder, num_clouds=10):
