@@ -5,11 +5,13 @@ as by Resize and CenterCrop (224 of 256 pixels). Workers keep no state: crop and
 (seed, epoch, index), whatever the batch, the number of workers, and the batch from which a run is resumed.
 """
 
+import atexit
+import multiprocessing
 import os
 import signal
-import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -154,13 +156,15 @@ class FolderSet:
         self.labels = torch.from_numpy(listing.labels).to(self.device)
         self._normalize = Normalization(info, self.device)
         self._tasks = Tasks()
+        closing = multiprocessing.RawValue("b", False)
+        atexit.register(setattr, closing, "value", True)
         self._loader = DataLoader(
             Reader(listing.folder, listing.names, info, decode or best_decoder()),
             batch_sampler=self._tasks,  # type: ignore[arg-type]  # what it yields need not be lists
             num_workers=workers,
             collate_fn=as_it_is,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=prepare_worker,
+            worker_init_fn=partial(prepare_worker, closing),
             generator=torch.Generator(),  # else every pass would take a number from the global one
             prefetch_factor=PREFETCH if workers else None,
             persistent_workers=workers > 0,
@@ -292,20 +296,19 @@ def best_decoder() -> Callable[[bytes], Tensor]:
     return decode_with_torchcodec
 
 
-def prepare_worker(number: int) -> None:
-    """Signals that are sent to the whole group or job are the parent's to answer: its last step needs the workers."""
+def prepare_worker(closing, number: int) -> None:
+    """Signals that are sent to the whole group or job are the parent's to answer: its last step needs the workers.
+
+    closing: shared with the parent; true when its program ends. Then multiprocessing ends its processes with SIGTERM.
+    """
+
+    def terminate(*_):
+        if closing.value:
+            os._exit(0)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=obey_parent, daemon=True).start()
+    signal.signal(signal.SIGTERM, terminate)
     warnings.filterwarnings("ignore", module="PIL")  # of damaged EXIF data, which are not read
-
-
-def obey_parent() -> None:
-    """End this process when its parent says so; that is how multiprocessing ends its processes."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
 
 
 def as_it_is(batch):
