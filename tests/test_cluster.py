@@ -165,14 +165,15 @@ def student_of(node):
     return None
 
 
+MAY_DIFFER = {"seconds", "images_per_s", "device"}
+
+
 def results(folder):
     """Rows and logs without what may differ between equal runs, and the weights."""
     rows = {}
     for path in sorted(Path(folder).glob("results/*/*.csv")):
         with open(path, newline="") as file:
-            found = [
-                {k: v for k, v in row.items() if "seconds" not in k and k != "device"} for row in csv.DictReader(file)
-            ]
+            found = [{name: row[name] for name in row.keys() - MAY_DIFFER} for row in csv.DictReader(file)]
         rows[str(path.relative_to(folder))] = found
     weights = {
         str(path.relative_to(folder)): torch.load(path, weights_only=True)["model"]
