@@ -500,6 +500,7 @@ REFUSED = "train_teacher.py --name ../x"
 LINE = b"train_teacher.py: argument --name: found '../x', expected the name of a folder, without slashes"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line, status, stdout, stderr",
     [
@@ -518,10 +519,11 @@ def test_output_that_nobody_reads_harms_nothing(line, status, stdout, stderr):
     assert stderr in found[2] and found[2].count(b"\n") == (1 if stderr else 0)
 
 
-@pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "POSIX", "PYTHONUTF8": "0"}])
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_terminal_that_is_not_utf_8_shows_the_help(name, variables):
-    status, printed, errors = shell(f"$RUN {name}.py --help", PYTHONCOERCECLOCALE="0", **variables)
+def test_a_terminal_that_is_not_utf_8_shows_the_help(name):
+    variables = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    status, printed, errors = shell(f"$RUN {name}.py --help", **variables)
     assert (status, errors) == (0, b"") and printed.isascii()
 
 
