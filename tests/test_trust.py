@@ -1,10 +1,13 @@
 """What goes wrong around a run ends in one line that says what it was, and never harms what another run has made."""
 
 import argparse
+import csv
 import errno
 import os
 import shutil
+import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,6 +29,7 @@ import visualize
 from helper.cli.parser import run
 from helper.files import checkpoint, lock
 from helper.networks import load_network
+from helper.training import objective
 from models import create_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,14 +86,22 @@ RUNS = {
 }
 
 
-def begin(folder, point, command):
-    """Start a script in a process of its own; returns it when it waits at its point."""
-    receiver, sender = PROCESSES.Pipe(duplex=False)
-    process = PROCESSES.Process(target=enter, args=(sender, folder, point, *command.split()))
+def started(target, *arguments):
+    """A process that runs a function."""
+    process = PROCESSES.Process(target=target, args=arguments)
     with mock.patch.dict(os.environ, PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}"):
         process.start()
-    sender.close()
-    process.output = receiver  # kept open
+    return process
+
+
+def quiet(folder, *command):
+    with open(os.devnull, "w") as nothing:
+        enter(nothing, folder, *command)
+
+
+def begin(folder, point, command):
+    """Start a script in a process of its own; returns it when it waits at its point."""
+    process = started(quiet, folder, point, *command.split())
     while not (folder / "waiting").exists():
         assert process.is_alive()
         time.sleep(0.05)
@@ -433,6 +445,8 @@ def test_a_checkpoint_to_resume_with_a_field_of_another_kind(interrupted, monkey
     out = capsys.readouterr().out
     if field in ("devices", "accuracy") or (field, kind) == ("seconds", "number"):
         assert "previous.pth" not in out
+    elif field == "model" and kind == "dict":  # its weights are also those of the objective, which are read
+        assert "previous.pth" not in out
     elif field in FIELDS and (kind, field) not in {("number", "step"), ("nan", "seconds")}:
         assert f"using {folder}/previous.pth instead" in out
 
@@ -453,3 +467,251 @@ def test_another_file_in_place_of_the_last_checkpoint_is_noticed(interrupted, mo
     out, _ = ends(monkeypatch, capsys, train_teacher, *options)
     assert f"{folder}/last.pth: " in out and f"using {folder}/previous.pth instead" in out
     assert len(torch.load(folder / "last.pth", weights_only=True)["history"]) == 3
+
+
+# Ctrl-C, streams and devices.
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_ctrl_c_while_libraries_are_loaded_is_one_line(tmp_path, name):
+    (tmp_path / "numpy.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, str(ROOT / f"{name}.py"), "--help"]
+    # A shell passes it on when SIGINT is ignored, as for a job in the background; Python would then not notice it.
+    ended = subprocess.run(
+        command,
+        env=environment,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", f"{name}.py: interrupted\n")
+
+
+def shell(text, **variables):
+    """(exit status, stdout, stderr) of a shell's line, in which $RUN is Python and the folder of the scripts."""
+    line = text.replace("$RUN ", f"{sys.executable} {ROOT}/")
+    ended = subprocess.run(["sh", "-c", line], capture_output=True, env=os.environ | variables)
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+REFUSED = "train_teacher.py --name ../x"
+LINE = b"train_teacher.py: argument --name: found '../x', expected the name of a folder, without slashes"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "line, status, stdout, stderr",
+    [
+        ("$RUN train_teacher.py --help >&-", 0, b"", b""),
+        ("$RUN train_teacher.py --help >&- 2>&-", 0, b"", b""),
+        (f"$RUN {REFUSED} >&-", 2, b"", LINE),
+        (f"$RUN {REFUSED} 2>&-", 2, b"", b""),
+        (f"$RUN {REFUSED} 2>/dev/full", 2, b"", b""),
+        ("$RUN evaluate.py --path none.pth 2>/dev/full", 2, b"", b""),
+        ("$RUN train_student.py --list >/dev/full", 1, b"", b": cannot write its output: No space left on device\n"),
+    ],
+)
+def test_output_that_nobody_reads_harms_nothing(line, status, stdout, stderr):
+    found = shell(line)
+    assert found[:2] == (status, stdout)
+    assert stderr in found[2] and found[2].count(b"\n") == (1 if stderr else 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_terminal_that_is_not_utf_8_shows_the_help(name):
+    variables = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    status, printed, errors = shell(f"$RUN {name}.py --help", **variables)
+    assert (status, errors) == (0, b"") and printed.isascii()
+
+
+def test_a_terminal_that_is_not_utf_8_shows_a_refusal():
+    status, _, line = shell("$RUN evaluate.py --path é.pth", PYTHONIOENCODING="ascii")
+    assert status == 2 and line.startswith(b"evaluate.py: ") and line.endswith(b".pth: no such file\n")
+
+
+def unwritable(folder, *command):
+    with open("/dev/full", "w") as full:
+        enter(full, folder, "none", *command)
+
+
+def test_output_on_a_full_disk_stops_a_run_that_can_go_on(place):
+    """The line of an epoch is lost, not its checkpoint."""
+    command = RUNS["teachers"][0]
+    alone, folder = place("alone"), place("folder")
+    assert execute("none", alone, command)[0] == 0
+    process = started(unwritable, folder, *command.split())
+    process.join()
+    assert process.exitcode == 1
+    assert execute("none", folder, command + " --resume")[0] == 0
+    assert artefacts(folder) == artefacts(alone)
+
+
+@pytest.mark.parametrize(
+    "count, device, message",
+    [
+        (0, "mps", "found 'mps', expected cpu, cuda or cuda:<index>; this machine has cpu (see"),
+        (0, "cuda:9", "found 'cuda:9', but this PyTorch sees no CUDA device; use --device cpu (see"),
+        (1, "cuda:9", "found 'cuda:9', but this machine has cpu and cuda:0 (see"),
+        (4, "cuda:4", "found 'cuda:4', but this machine has cpu and cuda:0 to cuda:3 (see"),
+        (4, "mps", "found 'mps', expected cpu, cuda or cuda:<index>; this machine has cpu and cuda:0 to cuda:3 (see"),
+        (4, "cpu:1", "found 'cpu:1', but this machine has cpu and cuda:0 to cuda:3 (see"),
+    ],
+)
+def test_a_device_that_is_not_there(monkeypatch, capsys, count, device, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    assert f"argument --device: {message}" in refused(monkeypatch, capsys, train_teacher, "--device", device)
+
+
+@pytest.mark.parametrize(
+    "option, value, message",
+    [
+        ("--name", "a" * 300, "found 300 bytes, expected a name of at most 200"),
+        ("--seed", "-1", "found '-1', expected a whole number at least 0 and at most 9223372036854775807 (see"),
+        (
+            "--epochs",
+            "3000000000",
+            "found '3000000000', expected a whole number at least 1 and at most 2147483647 (see",
+        ),
+        ("--lr", "1001", "found '1001', expected a number at least 0 and at most 1000 (see"),
+    ],
+)
+def test_numbers_print_as_they_are(monkeypatch, capsys, option, value, message):
+    assert message in refused(monkeypatch, capsys, train_teacher, option, value)
+
+
+# A run repeated from its args.json.
+
+SHORT = (*OWN, "--lr_decay_epochs", "", "--epochs", 1)
+REPEATED = {
+    "stage 1": (train_teacher, ("--model", "resnet8", *SHORT), "save_t_models/resnet8*", ("--epochs", 2)),
+    "stage 2": (
+        generate_PCD_PI,
+        ("--path_t", TEACHER, *OWN, "--passes", 1),
+        "ripsnet/teacher/layer*",
+        ("--num_clouds", 3),
+    ),
+    "stage 3": (
+        train_ripsnet,
+        ("--path_t", TEACHER, *OWN, "--epochs", 1, "--operator", "sum"),
+        "ripsnet/teacher/layer*/ripsnet_dim0_sum",
+        ("--lr", 0.001),
+    ),
+    "stage 4": (
+        train_student,
+        ("--path_t", TEACHER, *SHORT, "--model_s", "resnet8", "--distill=crd", "--set", "nce_k=16", "feat_dim=8")
+        + ("-d5", "--topology", "wasserstein", "--tda_layer_s", -1),
+        "save_s_models/*",
+        ("-d", 6),
+    ),
+}
+
+
+@pytest.mark.parametrize("stage", REPEATED)
+def test_config_repeats_a_run(tmp_path, monkeypatch, capsys, stage):
+    script, options, pattern, changed = REPEATED[stage]
+    folders = []
+    for name in ("first", "repeated", "changed"):
+        (tmp_path / name).mkdir()
+        work_in(tmp_path / name, monkeypatch)
+        if stage == "stage 3":
+            make_clouds()
+        given = options
+        if name != "first":
+            given = ("--config", folders[0] / "args.json")
+        if name == "changed":
+            given += changed
+        ends(monkeypatch, capsys, script, *given)
+        [folder] = Path().glob(pattern)
+        folders.append(folder.resolve())
+    first, repeated, other = (json.loads((folder / "args.json").read_text()) for folder in folders)
+    assert repeated["args"] == first["args"] and repeated["command"] == first["command"]
+    assert artefacts(folders[1]) == artefacts(folders[0])
+    option, value = changed
+    names = {"-d": "delta"}
+    name = names.get(option, option.removeprefix("--"))
+    assert other["args"][name] == value != first["args"][name]
+    rest = [name, "published", "weights_source"]
+    assert {**other["args"], **dict.fromkeys(rest)} == {**first["args"], **dict.fromkeys(rest)}
+    words = other["command"].split()
+    assert words.count(option) == 1 and "--config" not in words and "-d5" not in words
+    assert words[words.index(option) + 1] == str(value)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "No such file or directory"),
+        ("", "is not the args.json of a run"),
+        ("no JSON", "is not the args.json of a run"),
+        ("[" * 200_000, "is not the args.json of a run"),
+        ("[]", "is not the args.json of a run"),
+        ('"text"', "is not the args.json of a run"),
+        ("{}", "is not the args.json of a run (it holds no command)"),
+        ('{"command": null}', "is of nothing, expected one of"),
+        ('{"command": 3}', "is of nothing, expected one of"),
+        ('{"command": ""}', "is of nothing, expected one of"),
+        ('{"command": "python \'"}', "is not the args.json of a run"),
+        ('{"command": "python other.py --epochs 3"}', "is of other.py, expected one of"),
+        ("\xff\xfe", "is not the args.json of a run"),
+    ],
+)
+@pytest.mark.parametrize("script", [train_teacher, generate_PCD_PI, train_ripsnet, train_student])
+def test_a_file_that_holds_no_run_is_refused(noisy, monkeypatch, capsys, script, content, message):
+    if content is not None:
+        Path("x.json").write_bytes(content.encode("latin-1"))
+    line = refused(monkeypatch, capsys, script, "--config", "x.json")
+    assert "--config: x.json " in line and message in line
+
+
+def test_config_needs_a_file(monkeypatch, capsys):
+    assert "argument --config: expected one argument" in refused(monkeypatch, capsys, train_teacher, "--config")
+    assert "--config: . is not the args.json" in refused(monkeypatch, capsys, train_teacher, "--config", ".")
+
+
+# Threads, and precision.
+
+
+def test_a_run_may_go_on_with_other_threads_and_its_row_names_both(place):
+    command, folder = RUNS["teachers"][0], place("folder")
+    status, printed = execute("int:5", folder, f"{command} --num_threads 1")
+    assert status == 130, printed
+    status, printed = execute("none", folder, f"{command} --num_threads 2 --resume")
+    assert status == 0, printed
+    [row] = csv.DictReader((folder / "results" / "runs" / "x.csv").read_text().splitlines())
+    first, second = row["device"].split("; ")
+    assert first.endswith("(1 threads)") and second.endswith("(2 threads)")
+    assert "num_threads" not in row
+
+
+def test_emulated_bf16_is_one_warning_a_process(monkeypatch, capsys):
+    monkeypatch.setattr(objective, "has_bf16", lambda device: False)
+    objective.warn_of_emulation.cache_clear()
+    for _ in range(2):
+        objective.warn_of_emulation(torch.device("cpu"))
+    assert capsys.readouterr().out.startswith("warning: --amp bf16 is emulated on this cpu, which has no instructions")
+    objective.warn_of_emulation.cache_clear()
+    monkeypatch.setattr(objective, "has_bf16", lambda device: True)
+    objective.warn_of_emulation(torch.device("cpu"))
+    assert capsys.readouterr().out == ""
+    objective.warn_of_emulation.cache_clear()
+
+
+def test_only_a_run_in_bf16_is_warned(noisy, monkeypatch, capsys):
+    monkeypatch.setattr(objective, "has_bf16", lambda device: False)
+    for amp, warned in (("off", False), ("bf16", True)):
+        objective.warn_of_emulation.cache_clear()
+        out, _ = ends(monkeypatch, capsys, train_teacher, *ALONE, "--amp", amp, "--name", amp)
+        assert ("emulated" in out) == warned
+    objective.warn_of_emulation.cache_clear()
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the CPU's instructions are not known")
+def test_a_cpu_without_wide_vectors_has_no_bf16():
+    flags = Path("/proc/cpuinfo").read_text().split()
+    if "avx512bw" not in flags and "avx_ne_convert" not in flags and "bf16" not in flags:
+        assert not objective.has_bf16(torch.device("cpu"))
+    if "avx512_bf16" in flags:
+        assert objective.has_bf16(torch.device("cpu"))

@@ -124,6 +124,9 @@ class Trainer:
             restore_random(state["random"], self.run.device)
             self.meters.load_state_dict(state["meters"])
             self.progress.load_state_dict(state)
+            step, steps = self.progress.step, len(self.loader)
+            if step > steps or (step > 0) != (self.meters.images > 0):
+                raise ValueError(f"step {step} of {steps} after {self.meters.images} images")
             math.fsum(row["test_acc"] for row in self.history)  # numbers, which the next epoch's is compared with
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
