@@ -168,6 +168,7 @@ def call(job: Job) -> Outcome:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        env=os.environ | {lock.STATUS: str(POSTPONED)},
         start_new_session=True,
     )
 

@@ -25,7 +25,7 @@ from .jobs import LAST_LINES, Job, Tally, before
 
 STOP = "stop"  # an event
 LOOK_EVERY = 1.0  # seconds between looks at folders in use, and at whether somebody reads
-POSTPONED = lock.InUse.exit_code
+POSTPONED = 75  # what a job ends with that found its folder in use: EX_TEMPFAIL of sysexits.h
 
 
 class Runner:
@@ -55,7 +55,7 @@ class Runner:
 
     def environment(self, job: Job) -> dict[str, str]:
         """The GPU that the fewest jobs use, and as many threads as each has cores."""
-        environment = dict(os.environ)
+        environment = os.environ | {lock.STATUS: str(POSTPONED)}
         if self.at_once > 1:
             environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // self.at_once)))
         if self.gpus:

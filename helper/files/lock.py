@@ -14,12 +14,13 @@ from ..errors import UserError
 from .atomic import cannot_write
 
 LOCK, OWNER = ".lock", ".lock.owner"
+STATUS = "TOPKD_STATUS_IN_USE"  # a variable in which the runner of jobs asks for an exit code that means this alone
 
 
 class InUse(UserError):
     """A folder in which another process works. The same command can run when that one has ended."""
 
-    exit_code = 75  # EX_TEMPFAIL of sysexits.h
+    exit_code = int(os.environ.get(STATUS, UserError.exit_code))
 
 
 _held: dict[Path, FileLock] = {}  # for the process's whole life, unless released
