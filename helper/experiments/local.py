@@ -167,7 +167,10 @@ class Runner:
     @contextmanager
     def signals(self) -> Iterator[None]:
         """SIGINT, SIGTERM and SIGHUP are events."""
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP"):  # Windows has none
+            numbers.append(signal.SIGHUP)
+        handlers = {number: signal.getsignal(number) for number in numbers}
         for number, handler in handlers.items():
             # nohup ignores SIGHUP, and so do we. SIGINT is ignored where a shell script starts us with &, and would be
             # in all that we start; they are stopped by it.
