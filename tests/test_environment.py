@@ -104,7 +104,8 @@ def imported(path):
 
 
 def test_every_third_party_import_is_a_direct_requirement():
-    own = {path.stem for path in sources()} | {path.name for path in ROOT.iterdir() if path.is_dir()}
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir()} | {path.parent.name for path in sources()}
+    own = {path.stem for path in sources()} | folders
     known = sys.stdlib_module_names | own | OPTIONAL | {module_of(requirement) for requirement in REQUIREMENTS}
     undeclared = {path.name: set(imported(path)) - known for path in sources()}
     assert {name: modules for name, modules in undeclared.items() if modules} == {}
