@@ -41,6 +41,7 @@ POSITIVE = Number(int, 1, 2**31 - 1)
 WEIGHT = Number(float, 0, sys.float_info.max)
 LAYER = Number(int, maximum=0)
 REQUIRED: Any = dataclasses.MISSING
+OWN_NAME = "the name of the field"
 Schedule = TypeVar("Schedule", bound="Training")
 
 
@@ -53,6 +54,7 @@ class Setting:
     source: "published: ...", "assumed: ..." or "by ...".
     flags: short names beside --<name>. many: whether it takes several values. metavar: as in argparse.
     part_of_run: whether it changes what a run computes; if not, it may differ when the run is resumed.
+    short: what stands before its value in the name of a run that departs in it; None for what the name says otherwise.
     """
 
     help: str
@@ -62,10 +64,11 @@ class Setting:
     many: bool = False
     metavar: str | None = None
     part_of_run: bool = True
+    short: str | None = OWN_NAME
 
 
 def setting(default: Any, help: str, kind: Number | str | tuple[str, ...], source: str, **more: Any) -> Any:
-    """A dataclass field with its declaration."""
+    """A dataclass field with its declaration. Its `short` is its name unless it is given."""
     metadata = {"setting": Setting(help, kind, source, **more)}
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -74,6 +77,16 @@ def declared(section: type) -> dict[str, Setting]:
     """The declarations of a section's fields, by name. Fields that are computed have none."""
     found = {field.name: field.metadata.get("setting") for field in dataclasses.fields(section)}
     return {name: entry for name, entry in found.items() if entry is not None}
+
+
+def short_names(*sections: type) -> dict[str, str]:
+    """What stands before an option's value in names, for the options of the sections that show in them."""
+    found = {}
+    for section in sections:
+        for name, entry in declared(section).items():
+            if entry.part_of_run and entry.short is not None:
+                found[name] = name if entry.short == OWN_NAME else entry.short
+    return found
 
 
 def defaults(*sections: type) -> dict[str, Any]:
@@ -98,7 +111,7 @@ def plain(*values: Any) -> dict[str, Any]:
 
 
 def batch_size() -> Any:
-    return setting(64, "images a step, which is also the number of points in a cloud", POSITIVE, CODE)
+    return setting(64, "images a step, which is also the number of points in a cloud", POSITIVE, CODE, short="n")
 
 
 def fitting_seed(what: str) -> Any:
@@ -136,26 +149,27 @@ class Data:
 class Training:
     """The schedule of stages 1 and 4: SGD, the rate times lr_decay_rate after each of lr_decay_epochs."""
 
-    batch_size: int = batch_size()
-    epochs: int = setting(240, "", POSITIVE, CODE)
+    epochs: int = setting(240, "", POSITIVE, CODE, short="e")
+    lr_decay_epochs: tuple[int, ...] = setting(
+        (150, 180, 210), "the rate decays AFTER these epochs", "epochs", CODE, metavar="E,E,...", short="decay"
+    )
     lr: float | None = setting(
         None,
         "learning rate (default: 0.01 for MobileNetV2 and the ShuffleNets, 0.05 otherwise)",
         Number(float, 0, 1e3),
         CODE + ": 0.01 for MobileNetV2 and the ShuffleNets, 0.05 otherwise",
     )
-    lr_decay_epochs: tuple[int, ...] = setting(
-        (150, 180, 210), "the rate decays AFTER these epochs", "epochs", CODE, metavar="E,E,..."
-    )
-    lr_decay_rate: float = setting(0.1, "", Number(float, 0, 1), CODE)
-    weight_decay: float = setting(5e-4, "", WEIGHT, CODE)
-    momentum: float = setting(0.9, "", Number(float, 0, 1), CODE)
+    lr_decay_rate: float = setting(0.1, "", Number(float, 0, 1), CODE, short="rate")
+    weight_decay: float = setting(5e-4, "", WEIGHT, CODE, short="wd")
+    momentum: float = setting(0.9, "", Number(float, 0, 1), CODE, short="mom")
     amp: str = setting(
         "off",
         "bf16 autocast for the networks; the losses stay float32",
         ("off", "bf16"),
         "assumed: float32, the default of PyTorch",
+        short="",
     )
+    batch_size: int = batch_size()
 
     @classmethod
     def of(cls, recipe: "Recipe | None") -> "Training":
@@ -231,15 +245,20 @@ class Clouds:
 
     batch_size: int = batch_size()
     tda_layer_t: int = setting(
-        -1, "the teacher's layer: -1, -2, ... count back from the pooled vector, 0 is the logits", LAYER, CODE
+        -1,
+        "the teacher's layer: -1, -2, ... count back from the pooled vector, 0 is the logits",
+        LAYER,
+        CODE,
+        short="layer",
     )
-    dim: str = setting("0", "homology dimension; 01 means one image for each", ("0", "1", "01"), CODE)
+    dim: str = setting("0", "homology dimension; 01 means one image for each", ("0", "1", "01"), CODE, short="dim")
     pcd_bn: str = setting(
         "eval",
         "BatchNorm of the teacher when the clouds are made: running (eval) or batch statistics (train, as the authors "
         "did)",
         ("eval", "train"),
         "assumed: as in distillation; the authors' clouds were made with batch statistics",
+        short="",
     )
     sigma_rule: str = setting(
         "released",
@@ -247,14 +266,16 @@ class Clouds:
         "all",
         ("released", "subsample"),
         CODE,
+        short="",
     )
-    resolution: int = setting(20, "grid points on each axis of an image", Number(int, 2, 1000), CODE)
+    resolution: int = setting(20, "grid points on each axis of an image", Number(int, 2, 1000), CODE, short="res")
     range: str = setting(
         "all",
         "what an image spans: all bars (as the authors did), or births and persistences between their 1 %% and 99 %% "
         "quantiles",
         ("all", "q99"),
         CODE,
+        short="",
     )
 
     @property
@@ -307,13 +328,14 @@ class RipsNetChoice:
     """Which of a set's RipsNets."""
 
     operator: str | None = setting(
-        None, "RipsNet's pooling over the points (default: of the pair)", ("mean", "sum"), PAIR
+        None, "RipsNet's pooling over the points (default: of the pair)", ("mean", "sum"), PAIR, short=""
     )
     ripsnet_clouds: int | None = setting(
         None,
         "clouds that RipsNet is fitted to, the first N (default: the whole training part)",
         POSITIVE,
         CODE + ": all, of which three quarters train",
+        short="clouds",
     )
 
     def name(self, dim: int) -> str:
@@ -347,7 +369,7 @@ class Loss(RipsNetChoice):
     `helper.student.weights.resolve` makes a `ResolvedLoss` of it, in which nothing is left open.
     """
 
-    distill: str = setting("kd", "the method", "method", METHOD)
+    distill: str = setting("kd", "the method", "method", METHOD, short=None)
     set: tuple[str, ...] = setting(
         (),
         "options of the method, which --list shows (default: the published ones)",
@@ -355,35 +377,45 @@ class Loss(RipsNetChoice):
         METHOD,
         many=True,
         metavar="NAME=VALUE",
+        short=None,
     )
     logit_stand: bool = setting(
-        False, "standardise the logits that KD, DKD or DIST compare (Sun et al., CVPR 2024)", "flag", METHOD
+        False, "standardise the logits that KD, DKD or DIST compare (Sun et al., CVPR 2024)", "flag", METHOD, short=None
     )
     kd_T: float | None = setting(
         None,
         "temperature of KD, DKD and DIST (default: 4; 2 with --logit_stand)",
         Number(float, 1e-3, 1e3),
         CODE + ": 4; with standardised logits 2",
+        short="T",
     )
     warmup: int | None = setting(
         None,
         "epochs over which beta rises linearly, for methods that have such a warm-up (default: published)",
         WHOLE,
         METHOD,
+        short="warmup",
     )
     first_epochs: int | None = setting(
-        None, "epochs of the first stage, for methods that have one (default: published)", POSITIVE, METHOD
+        None,
+        "epochs of the first stage, for methods that have one (default: published)",
+        POSITIVE,
+        METHOD,
+        short="first",
     )
-    gamma: float | None = setting(None, "weight of CE (default: the method's)", WEIGHT, METHOD, flags=("-r",))
+    gamma: float | None = setting(
+        None, "weight of CE (default: the method's)", WEIGHT, METHOD, flags=("-r",), short="r"
+    )
     alpha: float | None = setting(
         None,
         "weight of KD (default: the method's, or the pair's)",
         WEIGHT,
         METHOD + "; with topology " + PAIR,
         flags=("-a",),
+        short="a",
     )
     beta: float | None = setting(
-        None, "weight of the method's own loss (default: published)", WEIGHT, METHOD, flags=("-b",)
+        None, "weight of the method's own loss (default: published)", WEIGHT, METHOD, flags=("-b",), short="b"
     )
     delta: float | None = setting(
         None,
@@ -391,14 +423,16 @@ class Loss(RipsNetChoice):
         WEIGHT,
         PAIR,
         flags=("-d",),
+        short="d",
     )
     topology: str | None = setting(
         None,
         "how topology is compared (default: ripsnet when --delta is positive)",
         ("ripsnet", "exact", "wasserstein"),
         METHOD,
+        short=None,
     )
-    tda_layer_s: int = setting(-1, "the student's layer, counted as --tda_layer_t", LAYER, CODE)
+    tda_layer_s: int = setting(-1, "the student's layer, counted as --tda_layer_t", LAYER, CODE, short="layerS")
     ripsnet: tuple[str, ...] | None = setting(
         None,
         "fitted RipsNet, one a dimension (default: found under ripsnet/ by the teacher and the options)",
@@ -406,6 +440,7 @@ class Loss(RipsNetChoice):
         PLACE,
         many=True,
         metavar="PATH",
+        short=None,
     )
 
 

@@ -5,38 +5,23 @@ depart from the method's and the pair's own settings), `schedule` (where trainin
 the seed. A name puts these together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..settings import Data, Repetition, ResolvedTraining, Training
+from ..settings import Clouds, Data, Loss, Repetition, ResolvedTraining, Training, short_names
 
 if TYPE_CHECKING:
     from dataset import Recipe
 
     from .weights import StudentSettings
 
-# Option -> what stands before its value in a name, in this order. Where nothing does, the value says what it is.
-VARIANT = {
-    "gamma": "r",
-    "alpha": "a",
-    "beta": "b",
-    "delta": "d",
-    "kd_T": "T",
-    "batch_size": "n",
-    "warmup": "warmup",
-    "first_epochs": "first",
-    "options": "",
-    "dim": "dim",
-    "tda_layer_t": "layer",
-    "tda_layer_s": "layerS",
-    "operator": "",
-    "pcd_bn": "",
-    "sigma_rule": "",
-    "resolution": "res",
-    "range": "",
-    "ripsnet_clouds": "clouds",
-}
+# The options of a loss and its clouds in the order in which they stand in a name; others follow these. `options` are
+# the method's own.
+ORDER = """gamma alpha beta delta kd_T batch_size warmup first_epochs options dim tda_layer_t tda_layer_s operator
+pcd_bn sigma_rule resolution range ripsnet_clouds""".split()
+SHORT = {"options": ""} | short_names(Loss, Clouds)
+VARIANT = {name: SHORT[name] for name in [*ORDER, *(name for name in SHORT if name not in ORDER)]}
 
 
 def variant(values: Mapping[str, Any], own: Mapping[str, Any]) -> str:
@@ -52,7 +37,7 @@ def variant(values: Mapping[str, Any], own: Mapping[str, Any]) -> str:
         if name == "options":
             parts += [f"{option}{found}" for option, found in value.items() if found != own[name].get(option)]
         else:
-            parts.append(f"{before}{value:g}" if isinstance(value, float) else f"{before}{value}")
+            parts.append(f"{before}{_text(value)}")
     return " ".join(parts)
 
 
@@ -61,13 +46,19 @@ def published(training: Training, model: str, recipe: "Recipe | None") -> Resolv
     return replace(Training.of(recipe), batch_size=training.batch_size).resolved(model, recipe)
 
 
-def _optimizer(training: Training, own: Training) -> list[str]:
-    """Where the optimiser's settings differ from a network's own."""
-    parts = []
-    for name, before in (("lr", "lr"), ("lr_decay_rate", "rate"), ("weight_decay", "wd"), ("momentum", "mom")):
-        if getattr(training, name) != getattr(own, name):
-            parts.append(f"{before}{getattr(training, name):g}")
-    return parts
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "-".join(map(str, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _departures(training: Training, own: Training, without: Sequence[str] = ()) -> list[str]:
+    """Where a schedule differs from another, in its fields' order."""
+    return [
+        f"{before}{_text(getattr(training, name))}"
+        for name, before in short_names(Training).items()
+        if name not in without and getattr(training, name) != getattr(own, name)
+    ]
 
 
 def schedule(training: Training, model: str, recipe: "Recipe | None" = None) -> str:
@@ -77,15 +68,9 @@ def schedule(training: Training, model: str, recipe: "Recipe | None" = None) -> 
 
     The epochs after which the rate decays are omitted where they are the published ones, in proportion.
     """
-    own, parts = published(training, model, recipe), []
-    if training.epochs != own.epochs:
-        parts.append(f"e{training.epochs}")
-    if training.lr_decay_epochs != own.scaled(training.epochs).lr_decay_epochs:
-        parts.append("decay" + ("-".join(map(str, training.lr_decay_epochs)) or "none"))
-    parts += _optimizer(training, own)
-    if training.amp != own.amp:
-        parts.append(training.amp)
-    return " ".join(parts)
+    own = published(training, model, recipe)
+    own = replace(own, lr_decay_epochs=own.scaled(training.epochs).lr_decay_epochs)
+    return " ".join(_departures(training, own))
 
 
 def _repetition(repetition: Repetition) -> list[str]:
@@ -100,9 +85,8 @@ def teacher_name(
 ) -> str:
     """Of a network trained alone. Epochs and precision do not show, because the commands of the later stages name the
     teacher's folder; a sweep over them needs --name."""
-    parts = [model, data.dataset, *_optimizer(training, published(training, model, recipe))]
-    if training.batch_size != Training.of(recipe).batch_size:
-        parts.append(f"n{training.batch_size}")
+    own = replace(published(training, model, recipe), batch_size=Training.of(recipe).batch_size)
+    parts = [model, data.dataset, *_departures(training, own, without=("epochs", "lr_decay_epochs", "amp"))]
     return "_".join([*parts, *_repetition(repetition)])
 
 
