@@ -67,8 +67,6 @@ def main(args) -> None:
     origin = origin_of(teacher, width, data, clouds, making)
     lock.hold(folder)
     claim(folder, origin)
-    options = plain(read(args, Teacher), data, clouds, making)
-    write_args(folder, options, git_commit(), device_name(data.device))
     files = CloudSet(folder, num_clouds, origin, clouds.resolution**2)
     began = time.perf_counter()
     make_clouds(files, Embedder(teacher.model, loader, clouds.tda_layer_t, clouds.pcd_bn), clouds.dims, data.device)
@@ -81,6 +79,7 @@ def main(args) -> None:
             f"{spec.image_range[3]:.3f}, {100 * quality['in_range']:.1f} % of the bars in range, grid step "
             f"{quality['persistence_step_over_sigma']:.2f} sigma"
         )
+    write_args(folder, plain(read(args, Teacher), data, clouds, making), git_commit(), device_name(data.device))
     print(
         f"{num_clouds} clouds of {clouds.batch_size} points, width {width}, in {folder} "
         f"({time.perf_counter() - began:.1f} s)"

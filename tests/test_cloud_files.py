@@ -36,9 +36,9 @@ def fit(*options):
 
 
 def contents(folder):
-    """Bytes of everything below a folder, without locks, which name a process."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".lock"))
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+    """Bytes of everything below a folder, without locks, which name a process, and args.json, which has its command."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and path.name != "args.json"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths if not path.name.startswith(".lock")}
 
 
 def without_checksums(folder=CLOUDS):
