@@ -60,7 +60,8 @@ class Objective(nn.Module):
         return logits, {"ce": F.cross_entropy(logits.float(), labels)}
 
     def total(self, terms: Mapping[str, Value]) -> Value:
-        return sum(self.weights[name] * value for name, value in terms.items())  # type: ignore[return-value]
+        products = (self.weights[name] * value for name, value in terms.items())
+        return sum(products)  # type: ignore[return-value]  # the 0 of no products at all
 
     def diagnose(self) -> dict[str, float]:
         """Further columns of the log, measured after each epoch; must leave the state of training untouched."""
