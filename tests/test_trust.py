@@ -3,6 +3,7 @@
 import argparse
 import csv
 import errno
+import json
 import os
 import shutil
 import signal
