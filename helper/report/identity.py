@@ -13,7 +13,8 @@ from ..files.atomic import read_json
 from ..files.paths import LOGS, ROWS, row_file
 from ..settings import NOT_PART_OF_A_RUN
 
-# What a run is known by in its row, whichever repetition it is.
+# What a run is known by in its row, whichever repetition it is: of a pair with one teacher, the loss, where it and the
+# clouds depart from its own settings, and where training does.
 IDENTITY = ("dataset", "teacher", "student", "teacher_sha256", "method", "variant", "schedule")
 REPETITION = ("trial", "seed")
 

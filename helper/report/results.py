@@ -16,9 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 import scipy.stats
 
 from ..errors import UserError
+from .identity import IDENTITY
 
-# Of a pair with one teacher: the loss, where it and the clouds depart from its own settings, and where training does.
-IDENTITY = ("dataset", "teacher", "student", "teacher_sha256", "method", "variant", "schedule")
 # What may differ between repetitions: what was measured, which repetition it is, where it ran, and where the weights
 # are said to come from. The teacher itself is known by teacher_sha256, wherever its file lies.
 MEASURED = {"best", "best_epoch", "last", "mean_last10", "ripsnet_r2", "student_r2", "seconds", "teacher_acc"}
