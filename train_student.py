@@ -11,6 +11,8 @@
     python train_student.py --list    # the methods, their settings, options and pairs
     python train_student.py --config save_s_models/<run>/args.json --trial 2    # the same options again, another seed
 
+To go on to more epochs, a student needs a --name from the start, since the epochs stand in the name that it is given.
+
 With a topology term and no --alpha, the pair's value is taken from helper/student/pairs.py. All methods with one --seed
 start from equal weights and see equal batches. Writes save_s_models/<run>/ (best.pth, last.pth, log.csv, args.json,
 TensorBoard), and when it ends results/runs/<run>.csv and results/logs/<run>.csv.

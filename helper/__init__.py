@@ -8,5 +8,6 @@ training/     the training loop
 networks.py   a network from anybody's checkpoint;  data.py  the data set that the options name
 files/        whole files, locks, checkpoints, run folders, paths, provenance
 settings.py   every option, declared once;  errors.py  how a program ends that cannot go on
-cli/          parsers made from the settings, for the scripts
+
+Beside them, for the scripts alone, cli/ makes parsers from the settings.
 """

@@ -149,9 +149,8 @@ def test_the_demo_runs_through(tmp_path):
     for path in [*ROOT.glob("*.py"), *ROOT.glob("*.sh"), ROOT / "requirements.txt"]:
         shutil.copy(path, tmp_path)
     for folder in ("dataset", "distiller_zoo", "helper", "models", "ripsnet"):
-        (tmp_path / folder).mkdir()
-        for path in (path for path in (ROOT / folder).iterdir() if path.is_file()):
-            shutil.copy(path, tmp_path / folder)
+        unused = shutil.ignore_patterns("__pycache__", "resnet*_trial*")
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=unused)
     leftover = tmp_path / "results" / "demo" / "results" / "runs" / "old.csv"
     leftover.parent.mkdir(parents=True)
     leftover.write_text("of an earlier demo\n")

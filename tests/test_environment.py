@@ -92,7 +92,7 @@ def test_the_arguments_of_test_sh_go_to_pytest(tmp_path, given, expected):
 
 
 def sources():
-    return [*ROOT.glob("*.py"), *ROOT.glob("[!.]*/*.py")]
+    return [*ROOT.glob("*.py"), *ROOT.glob("[!.]*/**/*.py")]
 
 
 def imported(path):

@@ -352,3 +352,12 @@ def test_a_run_says_where_it_is_when_its_output_is_no_terminal(train_set, monkey
     lines = [line for line in capsys.readouterr().out.splitlines() if " of 10 steps" in line]
     assert len(lines) == 20
     assert re.fullmatch(r"epoch 1/2: 5 of 10 steps, [\d.,e+]+ images/s, 0:00:\d\d to the end", lines[4])
+
+
+def test_weights_that_follow_the_share_of_a_run_keep_it_from_being_continued(train_set):
+    class Scheduled(TwoTerms):
+        follows_length = True
+
+    train(Scheduled(), train_set, epochs=1)
+    with pytest.raises(UserError, match="--epochs: found 2, but .* was begun as a run of 1, and the weights of this"):
+        train(Scheduled(), train_set, epochs=2, resume=True)

@@ -12,6 +12,7 @@ from helper.cli.parser import read
 from helper.errors import UserError
 from helper.settings import Clouds, Data, Loss, Repetition, Training
 from helper.student import names, weights
+from helper.student.distillation import Distillation
 from helper.student.names import method_name, schedule, student_name, teacher_name
 from helper.student.pairs import pair_settings
 
@@ -251,3 +252,17 @@ def test_every_option_of_a_loss_or_a_cloud_can_show_in_a_name():
     elsewhere = {"distill", "set", "logit_stand", "topology", "ripsnet"}
     fields = {field.name for section in (Loss, Clouds) for field in dataclasses.fields(section)}
     assert fields - elsewhere == names.VARIANT.keys() - {"options"}
+
+
+def test_the_weights_of_norm_follow_the_share_of_a_run():
+    def objective(*options):
+        settings, _, _ = resolve(*options, pair=("resnet32x4", "resnet8x4"))
+        return Distillation(nn.Identity(), nn.Identity(), settings.loss, epochs=240)
+
+    found = objective("--distill", "norm")
+    assert found.follows_length and not objective().follows_length and not objective("--distill", "crd").follows_length
+    weights_of_epochs = []
+    for epoch in (1, 10, 11, 20, 21, 180, 181, 210, 211, 240):
+        found.begin(epoch)
+        weights_of_epochs.append(found.weights["other"])
+    assert weights_of_epochs == [0.1, 0.1, 0.5, 0.5, 1, 1, 0.5, 0.5, 0.1, 0.1]

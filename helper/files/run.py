@@ -23,6 +23,9 @@ def write_args(folder: Path, options: dict[str, Any], commit: str, device: str) 
     write_json(folder / "args.json", {"args": options, **about})
 
 
+CONCLUDED = {"weights_source"}  # what follows from the other options, in words
+
+
 class Run:
     """A training run's folder. `start` makes it, or refuses to mix two runs in one folder.
 
@@ -72,7 +75,8 @@ class Run:
     def _check_options(self, old: dict[str, Any]) -> None:
         """Refuse a checkpoint of other options."""
         new = self.part_of_it
-        differing = [name for name in new if old.get(name, DEFAULTS.get(name)) != new[name]]
+        known = [name for name in new if name not in CONCLUDED]
+        differing = [name for name in known if old.get(name, DEFAULTS.get(name)) != new[name]]
         if differing := [name for name in differing if name not in self.may_grow]:
             what = ", ".join(f"--{name} was {old.get(name)}, now {new[name]}" for name in differing)
             raise UserError(

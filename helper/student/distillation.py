@@ -27,7 +27,7 @@ class Reading(NamedTuple):
 
     features: list[Tensor]
     logits: Tensor
-    last_map: Tensor
+    last_map: Tensor | None
 
 
 class Step(NamedTuple):
@@ -89,6 +89,10 @@ class Distillation(Objective):
         self.epoch_number = 1
         self.register_buffer("epoch", torch.ones((), dtype=torch.int64), persistent=False)
         self.probe: Diagnosis | None = None
+
+    @property
+    def follows_length(self) -> bool:  # type: ignore[override]  # an attribute of objectives without a schedule
+        return any(term in self.weights for term in self.method.schedule)
 
     def begin(self, epoch: int) -> None:
         self.epoch_number = epoch

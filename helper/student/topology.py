@@ -134,7 +134,10 @@ def _through_ripsnet(settings: StudentSettings, folder: Path, teacher: Network, 
         check_spec(specs[-1], path, clouds.expected(teacher.sha256, width, dim))
         beside = spec_file(path.parent.parent, dim)
         if beside.is_file() and load_spec(beside) != specs[-1]:
-            raise UserError(f"{path}: fitted to other images than those of {beside}; run train_ripsnet.py again")
+            raise UserError(
+                f"{path}: fitted to other images than those of {beside}; remove {path.parent} and run train_ripsnet.py "
+                "again"
+            )
         quality = checkpoint.check_fields(content.get("quality"), {"r2": (int, float)}, path, "a RipsNet of stage 3")
         r2.append(quality["r2"])
     complete = len(specs) == len(networks)

@@ -62,16 +62,11 @@ class StudentSettings:
     @property
     def without_effect(self) -> tuple[str, ...]:
         """Options that do nothing in this run; its row leaves them empty, so that they distinguish no two runs."""
-        topology = self.loss.topology
-        found: tuple[str, ...] = ()
-        if topology != "ripsnet":
-            found += RIPSNET_OPTIONS
-        if topology in (None, "wasserstein"):
-            found += IMAGE_OPTIONS
+        found = idle_options(self.loss.topology)
         if not self.loss.set:
             found += ("set",)
-        if topology is None:
-            found += ("topology", *TOPOLOGY_OPTIONS)
+        if self.loss.topology is None:
+            found += ("topology",)
         return found
 
     @property
@@ -104,6 +99,18 @@ class StudentSettings:
         }
         values = vars(self.clouds) | vars(loss) | {"options": self.options if loss.beta else {}}
         return names.variant({name: values[name] for name in values if name not in self.without_effect}, own)
+
+
+def idle_options(topology: str | None) -> tuple[str, ...]:
+    """Options of topology that do nothing with a kind of it, or without any."""
+    found: tuple[str, ...] = ()
+    if topology != "ripsnet":
+        found += RIPSNET_OPTIONS
+    if topology in (None, "wasserstein"):
+        found += IMAGE_OPTIONS
+    if topology is None:
+        found += TOPOLOGY_OPTIONS
+    return found
 
 
 def method_of(loss: Loss) -> Method:
@@ -245,14 +252,7 @@ def check_effect(
     where = f"--topology {topology}" if topology else "no topology term (--delta 0)"
     given = {name: getattr(loss, name) for name in (*RIPSNET_OPTIONS, "tda_layer_s")}
     given |= {name: getattr(clouds, name) for name in (*IMAGE_OPTIONS, "dim", "tda_layer_t")}
-    idle: tuple[str, ...] = ()
-    if topology != "ripsnet":
-        idle += RIPSNET_OPTIONS
-    if topology in (None, "wasserstein"):
-        idle += IMAGE_OPTIONS
-    if topology is None:
-        idle += TOPOLOGY_OPTIONS
-    refuse_without_effect({name: given[name] for name in idle}, where)
+    refuse_without_effect({name: given[name] for name in idle_options(topology)}, where)
     if loss.ripsnet and loss.ripsnet_clouds:
         raise UserError("--ripsnet_clouds: has no effect with --ripsnet; leave it out")
 

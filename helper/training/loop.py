@@ -1,8 +1,9 @@
-"""The training loop of both trainers: fast (no host synchronisation inside an epoch), exact and resumable.
+"""The training loop of both trainers: exact, resumable, and fast, since the host waits for the device every LOOK_EVERY
+steps alone.
 
 What is trained is an `Objective`; the loop knows nothing of teachers or topology. Every epoch's batches follow from
 (seed, epoch) alone, so a checkpoint needs no loader state: a run that was killed continues from its last checkpoint and
-ends with the weights and the log of one that never stopped, bit for bit.
+ends with the weights and the log of one of the same schedule that never stopped, bit for bit.
 """
 
 import math
@@ -145,6 +146,13 @@ class Trainer:
             raise UserError(
                 f"--epochs: found {self.training.epochs}, but {done} epochs of {self.run.folder} are done; give at "
                 "least these, or another --name"
+            )
+        length = state["args"].get("epochs", self.training.epochs)
+        if self.objective.follows_length and length != self.training.epochs:
+            raise UserError(
+                f"--epochs: found {self.training.epochs}, but {self.run.folder} was begun as a run of {length}, and "
+                "the weights of this method follow the share of a run that is done; give the old number, or another "
+                "--name"
             )
         old = state["args"].get("lr_decay_epochs", self.training.lr_decay_epochs)
         passed, now = ([epoch for epoch in epochs if epoch < done] for epochs in (old, self.training.lr_decay_epochs))

@@ -1,4 +1,4 @@
-"""Sums over an epoch, kept on the device: no step waits for a number."""
+"""Sums over an epoch, kept on the device: a step updates them without waiting for a number."""
 
 from collections.abc import Sequence
 from typing import Any

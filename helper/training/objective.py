@@ -42,6 +42,7 @@ class Objective(nn.Module):
     """
 
     label = ""
+    follows_length = False  # whether weights follow the share of the run's epochs that are done
 
     def __init__(self, student: nn.Module, weights: Mapping[str, float], amp: str = "off"):
         super().__init__()

@@ -26,8 +26,15 @@ LONGER = [*SHAPES_T[:-1], *SHAPES_T[-2:]]  # with one more stage
 PAIRS = {
     "fsp": {"shapes_t": shapes((3, 4, 5, 6), (8, 8, 8, 2))},
     "simkd": {"map_s": (5, 2, 2), "map_t": (5, 4, 4)},
+    "mgd": {"map_s": (5, 4, 4), "map_t": (7, 4, 4)},
+    "norm": {"shapes_s": shapes((3, 4, 5, 10), (8, 8, 4, 4))},  # two segments of the teacher's width
 }
-OPTIONS = {"cc": {"feat_dim": 7}, "crd": {"feat_dim": 4, "nce_k": 6}, "semckd": {"reduction": 1}}
+OPTIONS = {
+    "cc": {"feat_dim": 7},
+    "crd": {"feat_dim": 4, "nce_k": 6},
+    "crcd": {"feat_dim": 4, "nce_k": 6, "gradient": "contrast"},
+    "semckd": {"reduction": 1},
+}
 
 
 def make_pair(shapes_s=SHAPES_S, shapes_t=SHAPES_T, dtype=torch.float64, **changes):
@@ -103,11 +110,12 @@ def make_case(key, pair=None, count=4, fill=(None, None), dtype=torch.float64, *
 
         features = [make(*shape) for shape in feature_shapes]
         read = [x if kept is not None else None for x, kept in zip(features, method.select(features), strict=True)]
-        return Output(read, make(CLASSES), make(*map_shape) if method.last_map else None)
+        logits, last_map = make(CLASSES), make(*map_shape) if method.last_map else None
+        return Output(read, logits, last_map, Output(read, make(CLASSES)) if method.strong else None)
 
     student, teacher = output(pair.shapes_s, pair.map_s, fill[0]), output(pair.shapes_t, pair.map_t, fill[1])
     indices = torch.tensor([7, 0, 5, 11])[:count]
-    case = Case(method, pair, loss, student, teacher, Batch(indices % CLASSES, indices))
+    case = Case(method, pair, loss, student, teacher, Batch(indices % CLASSES, indices, torch.tensor(3)))
     for tensor in case.inputs:
         tensor.requires_grad_()
     return case
