@@ -21,6 +21,7 @@ class Events:
         from torch.utils.tensorboard import SummaryWriter  # here, because importing it takes time
 
         self.folder, self.excepthook = folder, threading.excepthook
+        threading.excepthook = self._from_thread
         with self._clear():
             self.writer = SummaryWriter(folder, purge_step=max(1, step))
 
@@ -64,11 +65,11 @@ class Events:
             raise cannot_write(self.folder, error) from None
 
     def _from_thread(self, failure: threading.ExceptHookArgs) -> None:
+        """The hook while the writer's thread may fail. After a failure, which may reach it late, it stays."""
         if not issubclass(failure.exc_type, OSError):  # which the next flush raises in the main thread
             self.excepthook(failure)
 
     def __enter__(self) -> "Events":
-        threading.excepthook = self._from_thread
         return self
 
     def __exit__(self, *exception):
@@ -78,5 +79,5 @@ class Events:
         except RunStopped:
             if exception[0] is None:
                 raise
-        finally:
+        else:
             threading.excepthook = self.excepthook
