@@ -34,7 +34,7 @@ from helper.experiments.estimate import Estimate
 from helper.experiments.jobs import Job
 from helper.experiments.listing import describe
 from helper.experiments.local import Runner, visible_gpus
-from helper.experiments.plan import Planner, find, find_arms, find_table, undefined
+from helper.experiments.plan import Planner, find, find_arms, find_table, undefined, without_clouds
 from helper.files.paths import ROWS
 from helper.report.results import read_runs
 from helper.settings import WHOLE, Data, Number
@@ -92,9 +92,18 @@ def main(args) -> None:
     planner = new_planner(args)
     tables = plan_figure(args, planner) if args.figure else plan_tables(args, args.table, planner)
     jobs = list(planner.jobs.values())
+    sets = [
+        f"{folder}: holds images' specs or RipsNets without their clouds, which some of these jobs need; remove it, so "
+        "that all of it is made"
+        for folder in without_clouds(jobs)
+    ]
     if args.dry_run:
-        print("\n".join(f"# {job.name}: finished" if job.finished else job.shell() for job in jobs))
+        lines = [f"# {text}" for text in sets]
+        lines += [f"# {job.name}: finished" if job.finished else job.shell() for job in jobs]
+        print("\n".join(lines))
         return
+    if sets:
+        raise UserError(sets[0])
     at_once = args.jobs or max(1, len(gpus))
     ray = connect(args.ray) if args.ray else None
     if at_once > 1 or ray is not None:  # a download is for one process alone

@@ -223,6 +223,43 @@ def test_names_of_runs():
     assert plan.teacher_name(small, "resnet20") == "resnet20_cifar100_small_trial1"
 
 
+def test_names_show_a_precision_that_is_not_the_schedule_s():
+    """A run in float32 must not be taken for one in bf16, which is finished; the teacher is that of both."""
+    row, small, ablation = "resnet20:resnet8", TABLES["cifar100_small"], TABLES["cifar100_small_ablation"]
+    arm, name = small.arm("TopKD"), "resnet20-resnet8_cifar100_TopKD_small"
+
+    def student(table, amp=None):
+        return Planner(amp=amp).student(table, row, arm, 1)
+
+    assert student(small) == student(small, "bf16") == student(ablation, "bf16") == f"{name}_trial1"
+    assert student(ablation) == student(ablation, "off") == student(small, "off") == f"{name}_float32_trial1"
+    assert student(scaled(small, 4), "off") == f"{name}_e4_float32_trial1"
+    main = TABLES["cifar100_homogeneous"]
+    assert student(scaled(main, 24), "bf16").endswith("_TopKD_e24_bf16_trial1")
+    assert student(main, "bf16").endswith("_TopKD_bf16_trial1")
+    assert plan.teacher_name(ablation, "resnet20") == plan.teacher_name(small, "resnet20")
+
+
+def test_the_small_ablation_begins_with_the_shipped_teacher_and_its_ripsnet(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    table = TABLES["cifar100_small_ablation"]
+    jobs = planned(table)
+    teacher = jobs["resnet20_cifar100_small_trial1"]
+    assert teacher.finished and not any(job.command[0].startswith("train_teacher") for job in [*jobs.values()][1:])
+    fits = [job for job in jobs.values() if parsed(job.command)[0] == "train_ripsnet"]
+    assert [job.finished for job in fits] == [True, False, False, False]  # dim 1, sum pooling and BatchNorm are not
+    students = [parsed(job.command)[1] for job in jobs.values() if parsed(job.command)[0] == "train_student"]
+    assert len(students) == 15 and {args.amp for args in students} == {"off"}
+    assert {args.epochs for args in students} == {8}
+    # The shipped set has no clouds: another dimension or pooling would need others, of which its images are not made.
+    shipped = Path("ripsnet/resnet20_cifar100_small_trial1/layer-1_n64_eval_released")
+    assert plan.without_clouds(jobs.values()) == [shipped]
+    assert plan.without_clouds(planned(table, table.arms[:4]).values()) == []
+    monkeypatch.setattr(reproduce, "Runner", None)
+    with pytest.raises(UserError, match=f"{shipped}: holds images' specs or RipsNets without their clouds"):
+        call("--table", "cifar100_small_ablation")
+
+
 def test_the_shipped_runs_are_found_as_finished(monkeypatch):
     monkeypatch.chdir(ROOT)
     table = TABLES["cifar100_small"]

@@ -454,6 +454,20 @@ def test_ablations_of_which_runs_have_finished_have_tables_of_their_own(runs, ta
     assert "ablation, layer" not in text
 
 
+def test_the_small_ablations_are_shown_of_their_own_schedule(runs, tables):
+    for seed in (1, 2, 3):
+        for text, gain in (("e8", 2.0), ("e8 bf16", 5.0)):
+            pair = {"teacher": "resnet20", "student": "resnet8", "epochs": 8, "schedule": text}
+            write_run(runs, "KD-control", seed, 50.0, **pair)
+            write_run(runs, "TopKD", seed, 50.0 + gain, **pair)
+    text = tables()
+    title = "ablations with the small networks, short schedules and teachers of cifar100_small, schedule e8\n"
+    row = cells(section(text, title), "TopKD")
+    assert row["resnet20 > resnet8"].startswith("52.00 ± 0.00 (3)")
+    assert row["resnet20 > resnet8 - KD-control"].startswith("+2.00")
+    assert title.strip() + " bf16" not in text
+
+
 def test_latex_is_the_same_table_with_its_characters_escaped(runs, tables):
     for seed in (1, 2):
         write_run(runs, "TopKD", seed, 70.0, ripsnet_r2=-0.25, teacher="wrn_40_2", epochs=24)

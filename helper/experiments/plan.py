@@ -12,6 +12,7 @@ import torch
 
 from distiller_zoo import distiller_dict
 
+from ..clouds.store import CLAIM
 from ..errors import UserError
 from ..files.paths import RESULTS, STUDENTS, TEACHERS, clouds_folder, quality_file, row_file, spec_file
 from ..settings import (
@@ -163,12 +164,13 @@ def own_epochs(method: str, training: Training) -> dict[str, int]:
 
 def student_settings(table: Table, row: str, arm: Arm, trial: int = 1, amp: str | None = None) -> StudentSettings:
     """The settings of a student as train_student.py resolves them. amp: in place of the table's."""
+    amp = amp or table.amp or table.student.amp
     clouds = with_options(table.clouds, arm.options)
     return resolve(
         asked_loss(table, row, arm),
         clouds,
         Data(dataset=table.dataset, device=torch.device("cpu")),
-        replace(table.student, batch_size=clouds.batch_size, amp=amp or table.student.amp),
+        replace(table.student, batch_size=clouds.batch_size, amp=amp),
         Repetition(trial=trial),
         *networks(row),
     )
@@ -177,13 +179,18 @@ def student_settings(table: Table, row: str, arm: Arm, trial: int = 1, amp: str 
 # Names
 
 
-def departing_schedule(table: Table, training: Training) -> str:
-    """What names show of a schedule that is not the published one, as 'small e4'; '' where it is."""
+def departing_schedule(table: Table, training: Training, amp: str | None = None) -> str:
+    """What names show of a schedule that is not the published one, as 'small e4'; '' where it is.
+
+    amp: in place of the schedule's. Where it differs, a name that shows the schedule shows it too.
+    """
     published = Training()
     parts = [table.tag] if table.tag else []
     as_published = (training.epochs, training.lr_decay_epochs) == (published.epochs, published.lr_decay_epochs)
     if table.scaled or not (table.tag or as_published):
         parts.append(f"e{training.epochs}")
+    if parts and amp not in (None, training.amp):
+        parts.append("float32" if amp == "off" else str(amp))
     return " ".join(parts)
 
 
@@ -193,6 +200,22 @@ def teacher_name(table: Table, teacher: str) -> str:
 
 def teacher_path(table: Table, teacher: str) -> str:
     return str(TEACHERS / teacher_name(table, teacher) / "best.pth")
+
+
+# What a set of clouds holds
+
+
+def without_clouds(jobs: Iterable[Job]) -> list[Path]:
+    """Finished sets of which only images' specs and RipsNets are kept, as this project ships one, although a job that
+    is not finished needs their clouds. Such a job would make them again, others than those of the finished images."""
+    found: dict[Path, None] = {}
+    for job in jobs:
+        if job.finished or job.folder is None or job.work.script not in ("generate_PCD_PI", "train_ripsnet"):
+            continue
+        folder = job.folder if job.work.script == "generate_PCD_PI" else job.folder.parent
+        if any(quality_file(folder, dim).is_file() for dim in (0, 1)) and not (folder / CLAIM).is_file():
+            found[folder] = None
+    return list(found)
 
 
 # Commands
@@ -241,9 +264,11 @@ class Planner:
                 words += [f"--{name}", value]
         return words
 
-    def schedule(self, training: Training) -> Training:
-        """Without the precision where the user gives another one."""
-        return replace(training, amp=Training().amp) if self.amp else training
+    def schedule(self, training: Training, amp: str | None = None) -> Training:
+        """Without the precision where the user gives another one. amp: in place of the schedule's."""
+        if self.amp:
+            amp = Training().amp
+        return replace(training, amp=amp or training.amp)
 
     def dataset(self, table: Table) -> list[str]:
         own = defaults(Data)["dataset"]
@@ -317,13 +342,13 @@ class Planner:
     def student(self, table: Table, row: str, arm: Arm, trial: int) -> str:
         """Stage 4, after what it needs."""
         teacher, student = networks(row)
-        departing = departing_schedule(table, table.student)
+        departing = departing_schedule(table, table.student, self.amp or table.amp)
         settings = student_settings(table, row, arm, trial, self.amp)
         name = student_name(settings, departing or None)
         named = ["--name", name] if departing else []
         clouds = settings.clouds
         options = [*self.dataset(table), *flags(asked_loss(table, row, arm)), *flags(clouds)]
-        options += flags(self.schedule(table.student), {"batch_size": table.student.batch_size})
+        options += flags(self.schedule(table.student, table.amp), {"batch_size": table.student.batch_size})
         epochs = table.student.epochs + settings.loss.first_epochs
         return self.add(
             name,
