@@ -142,6 +142,7 @@ def test_every_script_computes_with_kernels_that_repeat_themselves_and_without_t
     assert all("    run(main, get_args_parser)\n" in (ROOT / f"{name}.py").read_text() for name in SCRIPTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["train_student", "reproduce"])
 def test_a_reader_that_goes_away_gets_no_traceback(script):
     process = subprocess.Popen(

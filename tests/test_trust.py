@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from support.artefacts import artefacts, hashes
+from support.marks import slow_but
 from support.processes import PROCESSES, enter, execute
 from support.running import CLASSES, POINTS, TEACHER, make_clouds, refused, work_in
 
@@ -123,7 +124,7 @@ def place(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize("kind", slow_but(["teachers"], RUNS))
 def test_a_second_process_in_a_folder_is_refused_and_the_first_ends_as_if_alone(place, kind):
     first, second = RUNS[kind]
     alone, shared = place("alone"), place("shared")
@@ -141,6 +142,7 @@ def test_a_second_process_in_a_folder_is_refused_and_the_first_ends_as_if_alone(
     assert artefacts(shared) == artefacts(alone)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_holds_nothing(place):
     command, _ = RUNS["students"]
     alone, folder = place("alone"), place("folder")
@@ -527,6 +529,7 @@ def test_a_terminal_that_is_not_utf_8_shows_the_help(name):
     assert (status, errors) == (0, b"") and printed.isascii()
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_not_utf_8_shows_a_refusal():
     status, _, line = shell("$RUN evaluate.py --path é.pth", PYTHONIOENCODING="ascii")
     assert status == 2 and line.startswith(b"evaluate.py: ") and line.endswith(b".pth: no such file\n")
@@ -537,6 +540,7 @@ def unwritable(folder, *command):
         enter(full, folder, "none", *command)
 
 
+@pytest.mark.slow
 def test_output_on_a_full_disk_stops_a_run_that_can_go_on(place):
     """The line of an epoch is lost, not its checkpoint."""
     command = RUNS["teachers"][0]
@@ -675,6 +679,7 @@ def test_config_needs_a_file(monkeypatch, capsys):
 # Threads, and precision.
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_with_other_threads_and_its_row_names_both(place):
     command, folder = RUNS["teachers"][0], place("folder")
     status, printed = execute("int:5", folder, f"{command} --num_threads 1")
