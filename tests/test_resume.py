@@ -122,10 +122,7 @@ def test_the_runs_that_are_compared_are_not_trivial(end, expected):
         pytest.param("ft", "batch:15", id="student, in the middle of its first stage"),
         pytest.param("ft", "batch:35", id="student, after its first stage", marks=pytest.mark.slow),
         pytest.param("crd", "batch:15", id="student, with a memory", marks=pytest.mark.slow),
-        *(
-            pytest.param(key, "batch:15", id=f"student, {key}", marks=pytest.mark.slow)
-            for key in FURTHER
-        ),
+        *(pytest.param(key, "batch:15", id=f"student, {key}", marks=pytest.mark.slow) for key in FURTHER),
     ],
 )
 def test_a_killed_run_ends_as_one_that_never_stopped(begin, expected, stage, point):

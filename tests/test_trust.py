@@ -3,6 +3,7 @@
 import argparse
 import csv
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ import torch
 from support.artefacts import artefacts, hashes
 from support.marks import slow_but
 from support.processes import PROCESSES, enter, execute
-from support.running import CLASSES, POINTS, TEACHER, make_clouds, refused, work_in
+from support.running import CLASSES, POINTS, TEACHER, call, make_clouds, refused, work_in
 
 import evaluate
 import generate_PCD_PI
@@ -375,8 +376,9 @@ NETWORK = {
 }
 
 
-@pytest.mark.parametrize("field", NETWORK)
-@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize(
+    "field, kind", slow_but([*itertools.product(NETWORK, ("null", "dict"))], itertools.product(NETWORK, OTHERS))
+)
 def test_a_network_s_file_with_a_field_of_another_kind(noisy, monkeypatch, capsys, field, kind):
     """Is refused in one line that names file and field, where the field is needed; else it is read as without."""
     harmless, message = NETWORK[field]
@@ -412,20 +414,38 @@ def test_a_replaced_part_that_makes_no_sense_is_refused(noisy, monkeypatch, caps
     assert "x.pth: " in refused(monkeypatch, capsys, evaluate, "--path", "x.pth", *NOISE)
 
 
+CONTINUED = (*ALONE, "--name", "x", "--resume", "--epochs")
+
+
+@pytest.fixture(scope="module")
+def two_epochs(tmp_path_factory):
+    """The folder in which a run x ended after its second epoch; not to be changed."""
+    folder = tmp_path_factory.mktemp("two_epochs")
+    with pytest.MonkeyPatch.context() as patch:
+        work_in(folder, patch)
+        for epochs in (1, 2):
+            call(train_teacher, *CONTINUED, epochs)
+    return folder
+
+
 @pytest.fixture
-def interrupted(noisy, monkeypatch, capsys):
+def interrupted(two_epochs, noisy):
     """A run x after its second epoch, which has last.pth and previous.pth; and the options to continue it."""
-    options = (*ALONE, "--name", "x", "--resume", "--epochs", 3)
-    for epochs in (1, 2):
-        ends(monkeypatch, capsys, train_teacher, *options, "--epochs", epochs)
-    return Path("save_t_models/x"), options
+    shutil.copytree(two_epochs, ".", dirs_exist_ok=True)
+    return Path("save_t_models/x"), (*CONTINUED, 3)
 
 
+KINDS = ("missing", *OTHERS)
 FIELDS = ("model", "objective", "optimizer", "random", "meters", "history", "step", "seconds", "args")
 
 
-@pytest.mark.parametrize("kind", ["missing", *OTHERS])
-@pytest.mark.parametrize("field", [*FIELDS, "next_epoch", "devices", "accuracy"])
+ALL_FIELDS = (*FIELDS, "next_epoch", "devices", "accuracy")
+
+
+@pytest.mark.parametrize(
+    "field, kind",
+    slow_but([*itertools.product(ALL_FIELDS, ("missing", "text"))], itertools.product(ALL_FIELDS, KINDS)),
+)
 def test_a_checkpoint_to_resume_with_a_field_of_another_kind(interrupted, monkeypatch, capsys, field, kind):
     """The one before is used, or one line says what is wrong; no run goes on from nonsense."""
     folder, options = interrupted
