@@ -495,7 +495,7 @@ def test_another_file_in_place_of_the_last_checkpoint_is_noticed(interrupted, mo
 # Ctrl-C, streams and devices.
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", slow_but(["train_student"], SCRIPTS))
 def test_ctrl_c_while_libraries_are_loaded_is_one_line(tmp_path, name):
     (tmp_path / "numpy.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
