@@ -310,6 +310,7 @@ distiller_dict: dict[str, Method] = {
         elsewhere="assumed: CTKD's script for resnet56 > resnet20",
         trainable=True,
         own_T=True,
+        in_epochs=("ramp",),
     ),
     "mlkd": Method(
         "MLKD",

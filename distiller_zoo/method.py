@@ -94,6 +94,7 @@ class Method:
     strong: whether the networks also see a strongly augmented view of each image, for Output.strong.
     own_T: whether a loss on logits brings its temperature, so that --kd_T has no effect on it.
     warmup: epochs over which beta rises linearly from 0.
+    in_epochs: the options that count epochs. As warm-up and first stage, they shrink with the tables of experiments.
     schedule: what multiplies the weight of "kd" or "other" in the course of a run: {term: ((until, factor), ...)},
         `until` being a share of the epochs, rounded to whole ones, and 1 in the end.
     first_epochs: epochs of a first stage, in which `loss.first_stage(student, teacher, batch)` alone is minimised;
@@ -124,6 +125,7 @@ class Method:
     strong: bool = False
     own_T: bool = False
     warmup: int = 0
+    in_epochs: tuple[str, ...] = ()
     schedule: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     first_epochs: int = 0
     first_only: bool = False

@@ -122,10 +122,9 @@ def test_arm_variant_is_what_the_run_of_an_arm_has_in_its_row(name, epochs):
             settings = student_settings(table, row, arm)
             own = plan.own_epochs(settings.loss.distill, table.student)
             parts = settings.variant.split()
-            assert [part for part in parts if not part.startswith(("warmup", "first"))] == arm_variant(
-                table, row, arm
-            ).split()
-            assert len([part for part in parts if part.startswith(("warmup", "first"))]) == len(own)
+            shrunk = [part for part in parts if part.startswith(("warmup", "first", "ramp"))]
+            assert [part for part in parts if part not in shrunk] == arm_variant(table, row, arm).split()
+            assert len(shrunk) == len(own)
 
 
 def test_the_rows_are_those_of_the_papers_tables():
@@ -287,6 +286,15 @@ def test_scaled_schedules_by_hand():
     assert scaled(TABLES["digits"], 12) is TABLES["digits"]
 
 
+def test_what_a_method_counts_in_epochs_shrinks_with_the_table(dry_run):
+    """CTKD's ramp of 10 of 240 epochs, DKD's warm-up of 20, FT's first stage of 30."""
+    options = ("--row", "resnet56:resnet20", "--methods", "CTKD,DKD,FT", "--trials", 1)
+    for epochs, expected in ((48, ("ramp=2", "4", "6")), (8, ("ramp=1", "1", "1")), (240, ("", "", ""))):
+        _, *students, _ = dry_run("--table", "cifar100_homogeneous", *options, "--epochs", epochs)
+        for line, option, value in zip(students, ("set", "warmup", "first_epochs"), expected, strict=True):
+            assert (f" --{option} {value} " in line) == bool(value) and (f"--{option}" in line) == bool(value)
+
+
 def test_all_arms_of_a_seed_come_before_the_next_seed():
     table = TABLES["cifar100_small"]
     order = [(arm.name, trial) for _, arm, trial in in_order(table.rows, table.arms, table)]
@@ -431,8 +439,8 @@ def test_unknown_names_are_one_line_with_the_nearest(options, line):
 def test_finished_runs_are_skipped_and_cut_off_ones_resumed(dry_run):
     options = ("--table", "cifar100_homogeneous", "--row", "resnet56:resnet20", "--methods", "TopKD", "--trials", 3)
     touch(Path("results/runs/resnet56_cifar100_trial1.csv"))
-    touch(Path("ripsnet/resnet56_cifar100_trial1/layer-1_n64_eval_released/quality_dim0.json"))
-    touch(Path("ripsnet/resnet56_cifar100_trial1/layer-1_n64_eval_released/ripsnet_dim0_mean/last.pth"))
+    for name in ("clouds.json", "quality_dim0.json", "ripsnet_dim0_mean/last.pth"):
+        touch(Path("ripsnet/resnet56_cifar100_trial1/layer-1_n64_eval_released", name))
     touch(Path("results/runs/resnet56-resnet20_cifar100_TopKD_trial2.csv"))
     touch(Path("save_s_models/resnet56-resnet20_cifar100_TopKD_trial3/last.pth"))
     assert dry_run(*options) == [

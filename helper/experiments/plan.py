@@ -152,14 +152,22 @@ def asked_loss(table: Table, row: str, arm: Arm) -> Loss:
     return with_options(Loss(**given), arm.options)
 
 
-def own_epochs(method: str, training: Training) -> dict[str, int]:
-    """Epochs of a method's warm-up and first stage where the student's are not the published ones: in proportion."""
+def own_epochs(method: str, training: Training) -> dict[str, Any]:
+    """Epochs of a method's warm-up, first stage and options where the student's are not the published ones: in
+    proportion."""
     ratio = training.epochs / Training().epochs
     if ratio == 1:
         return {}
+
+    def scaled(epochs: int) -> int:
+        return max(1, int(ratio * epochs + 0.5))
+
     entry = distiller_dict[method]
     published = {"warmup": entry.warmup, "first_epochs": entry.first_epochs}
-    return {name: max(1, int(ratio * value + 0.5)) for name, value in published.items() if value}
+    found: dict[str, Any] = {name: scaled(value) for name, value in published.items() if value}
+    if entry.in_epochs:
+        found["set"] = tuple(f"{name}={scaled(entry.options[name])}" for name in entry.in_epochs)
+    return found
 
 
 def student_settings(table: Table, row: str, arm: Arm, trial: int = 1, amp: str | None = None) -> StudentSettings:
@@ -230,7 +238,9 @@ def flags(value: Any, own: Mapping[str, Any] | None = None) -> list[str]:
         if name not in own or found == own[name]:
             continue
         words.append(entry.flags[0] if entry.flags else f"--{name}")
-        if found is not True:
+        if entry.many:
+            words += map(str, found)
+        elif found is not True:
             words.append(as_text(found))
     return words
 

@@ -99,6 +99,7 @@ def test_options_have_a_default_of_a_plain_type(key, method):
     """The type by which a text from the command line is read."""
     for name, default in method.options.items():
         assert type(default) in (bool, int, float, str), name
+    assert all(isinstance(method.options[name], int) for name in method.in_epochs)
 
 
 @EVERY_METHOD
