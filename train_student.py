@@ -22,8 +22,6 @@ import helper.cli.early  # noqa: F401
 
 # isort: split
 
-import dataclasses
-
 from dataset import TrainLoader
 from helper.cli.parser import Listing, Parser, read, run
 from helper.cli.types import model, model_help
@@ -83,12 +81,7 @@ def main(args) -> None:
         }
     student_run.hold()
     if settings.loss.first_epochs:
-        own = dataclasses.replace(
-            settings.training,
-            epochs=settings.loss.first_epochs,
-            lr=settings.method.first_rate(args.model_s, settings.training.lr),
-            lr_decay_epochs=(),
-        )
+        own = settings.first_training
         first_run = Run(student_run.folder / "first_stage", options | plain(own), device, repetition.resume)
         first = fit(FirstStage(objective), loader, test_set, first_run, own, about)
     history = fit(objective, loader, test_set, student_run, settings.training, about)

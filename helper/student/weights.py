@@ -60,6 +60,16 @@ class StudentSettings:
         return parse_options(self.loss.set, self.method)
 
     @property
+    def first_training(self) -> ResolvedTraining:
+        """The schedule of the method's first stage, at one learning rate; of no epochs where it has none."""
+        return replace(
+            self.training,
+            epochs=self.loss.first_epochs,
+            lr=self.method.first_rate(self.student, self.training.lr),
+            lr_decay_epochs=(),
+        )
+
+    @property
     def without_effect(self) -> tuple[str, ...]:
         """Options that do nothing in this run; its row leaves them empty, so that they distinguish no two runs."""
         found = idle_options(self.loss.topology)
