@@ -2,8 +2,8 @@
 
     python generate_PCD_PI.py --path_t save_t_models/resnet56_cifar100_trial1/best.pth
 
-reads the training images `--passes` times, augmented and shuffled. Every batch of pooled features is a point cloud,
-kept in ripsnet/<teacher run>/<set>/ with its diagram and its image, and with
+reads the training images `--passes` times, augmented and shuffled. The pooled features of a batch, or of --cloud_size
+images, are a point cloud, kept in ripsnet/<teacher run>/<set>/ with its diagram and its image, and with
 
     clouds.json         what the clouds are: teacher, layer, points, seed; checksums.txt beside the chunks proves it
     spec_dim0.json      everything that turns a diagram into its image: sigma, range, maximum, and where they come from
@@ -57,7 +57,7 @@ def main(args) -> None:
     teacher = load_network(args.path_t, args.model_t, "--model_t", data.device, data.dataset)
     images, _ = load_data(data)
     width = layer_width(teacher.model, clouds.tda_layer_t, teacher.num_classes, "--tda_layer_t", images.info.image_size)
-    loader = cloud_loader(images, clouds.batch_size, making.seed)
+    loader = cloud_loader(images, clouds, making.seed)
     available = making.passes * len(loader)
     num_clouds = making.num_clouds or available
     if num_clouds > available:
@@ -81,7 +81,7 @@ def main(args) -> None:
         )
     write_args(folder, plain(read(args, Teacher), data, clouds, making), git_commit(), device_name(data.device))
     print(
-        f"{num_clouds} clouds of {clouds.batch_size} points, width {width}, in {folder} "
+        f"{num_clouds} clouds of {clouds.points} points, width {width}, in {folder} "
         f"({time.perf_counter() - began:.1f} s)"
     )
 

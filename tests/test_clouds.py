@@ -245,6 +245,33 @@ def test_num_clouds_cuts_the_set():
         make_clouds("--num_clouds", 11)
 
 
+def test_a_cloud_of_part_of_a_batch_is_consecutive_images():
+    """17 clouds of 4 images a pass over 70; ten of the 17 begin where no batch of 12 does."""
+    make_clouds("--cloud_size", 4, "--cloud_dtype", "float32")
+    folder = Path("ripsnet/teacher/layer-1_n4_eval_released")
+    assert [path.name for path in Path("ripsnet/teacher").iterdir()] == [folder.name]
+    loader = TrainLoader(load_dataset("noise", "")[0], 70, 1)
+    model = load_network(TEACHER, None, "").model
+    expected = []
+    with torch.no_grad():
+        for number in range(2):
+            (images, _, _), *_ = loader.epoch(number)
+            expected.append(model(images, is_feat=True)[0][-1][:68].view(17, 4, 64))
+    assert read_spec(0, folder)["points"] == 4
+    np.testing.assert_allclose(read("clouds", folder), torch.cat(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size, what", [
+    (5, "--cloud_size: found 5, expected a divisor of --batch_size 12"),
+    (24, "--cloud_size: found 24, expected a divisor of --batch_size 12"),
+    (1, "--cloud_size: found 1, expected at least 2"),
+])  # fmt: skip
+def test_a_cloud_size_that_makes_no_clouds_is_refused(size, what):
+    with pytest.raises(UserError, match=what):
+        make_clouds("--cloud_size", size)
+    assert not Path("ripsnet").exists()
+
+
 def test_more_passes_extend_the_set_as_if_made_at_once():
     make_clouds("--passes", 4, "--dim", "01")
     at_once = contents(CLOUDS)

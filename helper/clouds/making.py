@@ -32,7 +32,7 @@ def origin_of(teacher: Network, width: int, data: Data, clouds: Clouds, making: 
         teacher_arch=teacher.arch,
         dataset=data.dataset,
         layer=clouds.tda_layer_t,
-        points=clouds.batch_size,
+        points=clouds.points,
         cloud_width=width,
         pcd_bn=clouds.pcd_bn,
         sigma_rule=clouds.sigma_rule,
