@@ -28,6 +28,7 @@ from helper.cli.parser import Parser, read, run
 from helper.clouds.embedding import Embedder, cloud_loader
 from helper.clouds.layers import layer_width
 from helper.clouds.making import bounds, embed_chunk, image_sigma, keep_sample, origin_of, report_quality
+from helper.clouds.outputs import cached_teacher, uncached
 from helper.clouds.store import CloudSet, claim, images_of
 from helper.data import load_data
 from helper.errors import UserError
@@ -54,6 +55,8 @@ def get_args_parser() -> Parser:
 
 def main(args) -> None:
     data, clouds, making = read(args, Data), read(args, Clouds), read(args, CloudMaking)
+    if making.teacher_cache and (reason := uncached(data.dataset, clouds.tda_layer_t, clouds.pcd_bn)):
+        raise UserError(f"--teacher_cache: {reason}; leave it out")
     teacher = load_network(args.path_t, args.model_t, "--model_t", data.device, data.dataset)
     images, _ = load_data(data)
     width = layer_width(teacher.model, clouds.tda_layer_t, teacher.num_classes, "--tda_layer_t", images.info.image_size)
@@ -68,8 +71,12 @@ def main(args) -> None:
     lock.hold(folder)
     claim(folder, origin)
     files = CloudSet(folder, num_clouds, origin, clouds.resolution**2)
+    cache = None
+    if making.teacher_cache:
+        cache = cached_teacher(args.path_t, teacher, images, making.seed)
     began = time.perf_counter()
-    make_clouds(files, Embedder(teacher.model, loader, clouds.tda_layer_t, clouds.pcd_bn), clouds.dims, data.device)
+    embedder = Embedder(teacher.model, loader, clouds.tda_layer_t, clouds.pcd_bn, cache)
+    make_clouds(files, embedder, clouds.dims, data.device)
     for dim in clouds.dims:
         spec = make_images(files, dim, clouds, teacher_run(args.path_t))
         keep_sample(files, dim)

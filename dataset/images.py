@@ -85,6 +85,27 @@ class ImageSet:
             self._plan = EpochPlan(self, seed, epoch)
         return self._plan
 
+    @property
+    def view_count(self) -> int:
+        """The views that augmentation may make of an image: a crop for each corner, twice where images are mirrored."""
+        return (2 * self.info.padding + 1) ** 2 * (1 + self.info.flip)
+
+    def views(self, seed: int, epoch: int) -> Tensor:
+        """The number of the view in which an epoch shows each image, int64 (N,), by the image's index."""
+        plan = self.plan(seed, epoch)
+        numbers = plan.top * (2 * self.info.padding + 1) + plan.left
+        if self.info.flip:
+            numbers = 2 * numbers + plan.flip
+        return torch.empty_like(numbers).scatter_(0, plan.order, numbers)
+
+    def view(self, number: int, indices: Tensor) -> Tensor:
+        """The view of that number, of the images with the indices (B,), as `augmented` gives images."""
+        corner, flip = divmod(number, 2) if self.info.flip else (number, 0)
+        top, left = divmod(corner, 2 * self.info.padding + 1)
+        choices = (torch.full_like(indices, choice) for choice in (top, left, flip))
+        top_of_each, left_of_each, flip_of_each = choices
+        return self.normalize(self.crop(indices, top_of_each, left_of_each, flip_of_each.bool()))
+
     def crop(self, indices: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
         """Crops of the padded images, mirrored where flip is set.
 

@@ -137,6 +137,13 @@ class Method:
         return self.features == () and not self.last_map
 
     @property
+    def reads_outputs_alone(self) -> bool:
+        """Whether the loss reads nothing of the teacher but its logits and its pooled vector, and of no other images
+        than the student sees, so that a table may give them."""
+        pooled_at_most = self.features in ((), (-1,), slice(-1, None))
+        return pooled_at_most and not (self.preact_t or self.last_map or self.strong or self.first_epochs)
+
+    @property
     def options(self) -> dict:
         """The options of the loss and of the student that is deployed, and their defaults."""
         return keyword_only(self.loss) | keyword_only(self.student)

@@ -114,6 +114,17 @@ def batch_size() -> Any:
     return setting(64, "images a step, which are a cloud or several (--cloud_size)", POSITIVE, CODE, short="n")
 
 
+def teacher_cache() -> Any:
+    return setting(
+        False,
+        "take the teacher's logits and pooled vectors, in float32, from a table of all its outputs beside its "
+        "checkpoint (for CIFAR-100 5.3 GB); whoever comes first computes it",
+        "flag",
+        "assumed: off; equal but for rounding",
+        short="cache",
+    )
+
+
 def fitting_seed(what: str) -> Any:
     return setting(1, what, WHOLE, "assumed: 1")
 
@@ -170,6 +181,7 @@ class Training:
         short="",
     )
     batch_size: int = batch_size()
+    teacher_cache: bool = teacher_cache()
 
     @classmethod
     def of(cls, recipe: "Recipe | None") -> "Training":
@@ -352,6 +364,7 @@ class CloudMaking:
         "assumed: half the space",
     )
     seed: int = fitting_seed("of shuffling and augmentation")
+    teacher_cache: bool = teacher_cache()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from distiller_zoo import ABSENT, KD, Batch, FirstStaged, Output, distiller_dict, forward, standardize
 
 from ..clouds.layers import as_points, in_clouds, read_layer
+from ..clouds.outputs import CachedTeacher
 from ..settings import ResolvedLoss
 from ..training.objective import Objective, autocast
 
@@ -58,6 +59,7 @@ class Distillation(Objective):
     epochs: of the run, for methods whose weights follow a schedule.
     strong_view: called with (epoch, images, indices) for a strongly augmented view of these images, for methods that
     compare two views.
+    cache: the teacher's outputs on the training images, looked up in place of running it.
     """
 
     epoch: Tensor
@@ -76,6 +78,7 @@ class Distillation(Objective):
         widths: tuple[int, int] | None = None,
         epochs: int = 240,
         strong_view: Callable[[int, Tensor, Tensor], Tensor] | None = None,
+        cache: CachedTeacher | None = None,
     ):
         method = distiller_dict[loss.distill]
         beta = 0.0 if method.first_only else loss.beta
@@ -88,6 +91,7 @@ class Distillation(Objective):
         if topology is not None and widths is not None and widths[0] != widths[1]:
             self.projection = nn.Conv2d(*widths, kernel_size=1)
         self.full_weights, self.epochs, self.strong_view = dict(self.weights), epochs, strong_view
+        self.cache = cache
         self.epoch_number = 1
         self.register_buffer("epoch", torch.ones((), dtype=torch.int64), persistent=False)
         self.probe: Diagnosis | None = None
@@ -99,18 +103,23 @@ class Distillation(Objective):
     def begin(self, epoch: int) -> None:
         self.epoch_number = epoch
         self.epoch.fill_(epoch)
+        if self.cache is not None:
+            self.cache.begin(epoch)
         for term in self.weights.keys() & {"kd", "other"}:
             self.weights[term] = self.full_weights[term] * self.method.factor(term, epoch, self.epochs)
         if "other" in self.weights and self.loss.warmup:
             self.weights["other"] *= min(epoch / self.loss.warmup, 1.0)
 
     def forward(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        step = self.compute(images, labels, indices)
+        known = None
+        if self.cache is not None:
+            known = Reading(*self.cache.at(indices), None)
+        step = self.compute(images, labels, indices, known)
         return step.logits, step.terms
 
-    def compute(self, images: Tensor, labels: Tensor, indices: Tensor) -> Step:
-        teacher = None
-        if self.weights.keys() - {"ce"}:
+    def compute(self, images: Tensor, labels: Tensor, indices: Tensor, teacher: Reading | None = None) -> Step:
+        """teacher: what it makes of these images, where that is known; it is run on them otherwise."""
+        if teacher is None and self.weights.keys() - {"ce"}:
             with torch.no_grad():  # first, so that the student's activations are still in the caches for backward
                 teacher = self.read(self.frozen.teacher, images)
         student = self.read(self.student, images)

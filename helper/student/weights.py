@@ -11,6 +11,7 @@ from typing import Any
 from dataset import Recipe, dataset_dict
 from distiller_zoo import Method, distiller_dict
 
+from ..clouds.outputs import uncached
 from ..errors import UserError
 from ..settings import (
     Clouds,
@@ -70,6 +71,19 @@ class StudentSettings:
         )
 
     @property
+    def reads_teacher(self) -> bool:
+        """Whether the loss has a term beside the cross entropy."""
+        return any((self.loss.alpha, self.loss.beta, self.loss.delta))
+
+    @property
+    def without_cache(self) -> str | None:
+        """Why --teacher_cache cannot serve this student; None where it can."""
+        layer = self.clouds.tda_layer_t if self.loss.topology else -1
+        if self.loss.beta and not self.method.reads_outputs_alone:
+            return f"--distill {self.loss.distill} reads more of the teacher than its logits and its pooled vector"
+        return uncached(self.data.dataset, layer)
+
+    @property
     def without_effect(self) -> tuple[str, ...]:
         """Options that do nothing in this run; its row leaves them empty, so that they distinguish no two runs."""
         found = idle_options(self.loss.topology)
@@ -77,6 +91,8 @@ class StudentSettings:
             found += ("set",)
         if self.loss.topology is None:
             found += ("topology",)
+        if not self.training.teacher_cache:
+            found += ("teacher_cache",)
         return found
 
     @property
@@ -148,7 +164,7 @@ def resolve(
 ) -> StudentSettings:
     """The settings of a student's run, with nothing left open. UserError for a loss that makes no sense."""
     recipe = dataset_dict[data.dataset].recipe
-    return StudentSettings(
+    settings = StudentSettings(
         teacher,
         student,
         resolve_loss(loss, clouds, teacher, student, recipe),
@@ -157,6 +173,9 @@ def resolve(
         training.resolved(student, recipe),
         repetition.resolved(),
     )
+    if training.teacher_cache and (reason := settings.without_cache):
+        raise UserError(f"--teacher_cache: {reason}; leave it out")
+    return settings
 
 
 def resolve_loss(loss: Loss, clouds: Clouds, teacher: str, student: str, recipe: Recipe | None = None) -> ResolvedLoss:

@@ -11,8 +11,8 @@
     wait:K       before the K-th batch, wait until there is a file `go` in the current folder
     count        not at all, and print in the end how many batches, renames and such files there were
 
-The scripts know nothing of this. Chunks of clouds are small and a RipsNet is saved after every epoch, so that short
-runs have many such points.
+The scripts know nothing of this. Chunks of clouds and blocks of a teacher's outputs are small and a RipsNet is saved
+after every epoch, so that short runs have many such points.
 """
 
 import functools
@@ -29,9 +29,9 @@ import torch
 import torch.utils.tensorboard  # noqa: F401  imported here to be there already when a process is forked from this one
 
 from dataset import EpochPlan, dataset_dict
-from helper.clouds import fitting, store
+from helper.clouds import fitting, outputs, store
 from helper.student import pictures  # noqa: F401  likewise
-from support.images import TINY
+from support.images import FEW, TINY
 
 
 def send(number, *arguments):
@@ -104,8 +104,9 @@ def count(kind):
 def main(point, script, *arguments):
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the tests run
-    dataset_dict["tiny"] = TINY
+    dataset_dict["tiny"], dataset_dict["few"] = TINY, FEW
     store.CHUNK, fitting.SAVE_EVERY = 8, 0.0
+    outputs.BLOCK, outputs.AT_ONCE["cpu"], outputs.SAVE_EVERY = 16, 5, 0.0
     counts = {}
     if point == "count":
         counts = {kind: count(kind) for kind in COUNTED}
