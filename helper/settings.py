@@ -170,6 +170,13 @@ class Training:
         short="",
     )
     batch_size: int = batch_size()
+    eager: bool = setting(
+        False,
+        "on a GPU, run the steps as they are instead of replaying CUDA graphs of them, which give the same numbers",
+        "flag",
+        PLACE,
+        part_of_run=False,
+    )
 
     @classmethod
     def of(cls, recipe: "Recipe | None") -> "Training":
