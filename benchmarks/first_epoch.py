@@ -26,9 +26,10 @@ from helper.settings import Clouds, Data, Loss, Repetition, ResolvedTraining, Tr
 from helper.student.build import build_objective, build_student
 from helper.student.distillation import FirstStage
 from helper.student.weights import resolve
-from helper.training.loop import evaluate, make_optimizer, train_steps
+from helper.training.loop import evaluate, make_optimizer
 from helper.training.meters import Meters
 from helper.training.objective import Objective
+from helper.training.steps import train_steps
 
 OUTPUT = Path("results/first_epoch.csv")
 STEPS = 50
@@ -56,7 +57,7 @@ def epoch(objective: Objective, loader: TrainLoader, training: ResolvedTraining)
             place = "start" if step == STEPS else "end"
             found |= {f"{name}_{place}": float(f"{value:.5g}") for name, value in means.items()}
         if step == len(loader) - STEPS:
-            vars(meters).update(vars(Meters(meters.names, device)))
+            meters.reset()
     return found | {"seconds": round(time.perf_counter() - began, 1)}
 
 

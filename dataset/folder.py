@@ -143,6 +143,8 @@ class FolderSet:
     set, so one iterator of a set can be used at a time: beginning another ends the one before.
     """
 
+    host_bound = "its images are read from files"  # why a batch takes work of the host
+
     def __init__(
         self,
         listing: Listing,

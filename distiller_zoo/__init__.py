@@ -197,6 +197,7 @@ distiller_dict: dict[str, Method] = {
         KDSVD,
         source="assumed: mdistiller's default, whose term is another",
         features=STAGES,
+        host_bound="KD-SVD's eigenvectors are found by a routine that waits for the host",
     ),
     "crd": Method("CRD", "Tian et al., ICLR 2020", CRD, beta=0.8, source=REPDISTILLER, features=(-1,), trainable=True),
     "ofd": Method(

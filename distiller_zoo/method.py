@@ -104,6 +104,7 @@ class Method:
         Its keyword-only parameters are options of the method, too. `merged()`, if the network has it, gives the plain
         network of the same logits.
     pairs: the pairs (teacher, student) that the method is defined for; None for all.
+    host_bound: why the loss waits for the host, in words, where it does: a step is then not captured in a CUDA graph.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Method:
     first_lr: Mapping[str, float] = field(default_factory=dict)
     student: Callable[..., nn.Module] | None = None
     pairs: tuple[tuple[str, str], ...] | None = None
+    host_bound: str = ""
 
     @property
     def on_logits(self) -> bool:

@@ -182,6 +182,13 @@ class Training:
     )
     batch_size: int = batch_size()
     teacher_cache: bool = teacher_cache()
+    eager: bool = setting(
+        False,
+        "on a GPU, run the steps as they are instead of replaying CUDA graphs of them, which give the same numbers",
+        "flag",
+        PLACE,
+        part_of_run=False,
+    )
 
     @classmethod
     def of(cls, recipe: "Recipe | None") -> "Training":

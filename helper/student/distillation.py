@@ -100,6 +100,16 @@ class Distillation(Objective):
     def follows_length(self) -> bool:  # type: ignore[override]  # an attribute of objectives without a schedule
         return any(term in self.weights for term in self.method.schedule)
 
+    @property
+    def host_bound(self) -> str:  # type: ignore[override]  # an attribute of objectives that never wait
+        topology = getattr(self.frozen.topology, "host_bound", "") if "top" in self.weights else ""
+        method = self.method.host_bound if "other" in self.weights else ""
+        return topology or method
+
+    def host_numbers(self) -> tuple:
+        """With the epoch, where the strong view's random numbers follow from it."""
+        return (*super().host_numbers(), self.epoch_number if self.method.strong else None)
+
     def begin(self, epoch: int) -> None:
         self.epoch_number = epoch
         self.epoch.fill_(epoch)
@@ -211,6 +221,7 @@ class FirstStage(Objective):
         weight = whole.loss.beta if whole.method.first_only else 1.0
         super().__init__(whole.student, {"first": weight}, whole.amp)
         self.other, self.whole = whole.other, (whole,)
+        self.host_bound = whole.method.host_bound
 
     def forward(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         (whole,) = self.whole
