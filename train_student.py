@@ -24,10 +24,9 @@ import helper.cli.early  # noqa: F401
 
 import dataclasses
 
-from dataset import TrainLoader
 from helper.cli.parser import Listing, Parser, read, run
 from helper.cli.types import model, model_help
-from helper.data import load_data, num_classes
+from helper.data import load_data, num_classes, train_loader
 from helper.files.paths import STUDENTS
 from helper.files.run import Run, results_row
 from helper.networks import load_network
@@ -73,7 +72,7 @@ def main(args) -> None:
         flush=True,
     )
 
-    loader, first = TrainLoader(train_set, settings.training.batch_size, repetition.seed), []
+    loader, first = train_loader(train_set, settings.training.batch_size, repetition.seed), []
     about = {"arch": args.model_s, "num_classes": classes, "dataset": args.dataset}
     if objective.student is not student:
         about["replaced"] = {
@@ -125,4 +124,4 @@ def summary(settings: StudentSettings, weights: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    run(main, get_args_parser)
+    run(main, get_args_parser, several=True)

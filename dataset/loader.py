@@ -71,11 +71,14 @@ class TrainLoader:
         return self.image_set.augmented(self.seed, requests)
 
 
-def test_batches(image_set: LabelledImages, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every image once, in order and without augmentation: images float32 (B, 3, H, W) in channels_last, labels."""
+def test_batches(
+    image_set: LabelledImages, batch_size: int | None = None, rank: int = 0, world: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every image once, in order and without augmentation: images float32 (B, 3, H, W) in channels_last, labels. Of
+    several processes, number `rank` of `world` is given the batches rank, rank + world, ..."""
     if batch_size is None:  # activations of larger images take more memory
         batch_size = 1000 if image_set.info.image_size <= 64 else 250
-    return image_set.plain(torch.arange(len(image_set)).split(batch_size))
+    return image_set.plain(torch.arange(len(image_set)).split(batch_size)[rank::world])
 
 
 # pytest would take it for a test wherever a test file imports it.
