@@ -31,7 +31,7 @@ from helper.files.paths import STUDENTS
 from helper.files.run import Run, results_row
 from helper.networks import load_network
 from helper.settings import Clouds, Data, Loss, Repetition, Teacher, Training, plain
-from helper.student.build import build_objective, build_student
+from helper.student.build import build_objective, build_student, check_processes
 from helper.student.distillation import FirstStage
 from helper.student.listing import listing
 from helper.student.names import method_name, student_name
@@ -60,6 +60,7 @@ def main(args) -> None:
     student = build_student(args.model_s, classes, repetition.seed, device)  # first: the same for every method
     teacher = load_network(args.path_t, args.model_t, "--model_t", device, args.dataset)
     settings = resolve(loss, clouds, data, training, repetition, teacher.arch, args.model_s)
+    check_processes(settings)
 
     values = settings.loss, settings.clouds, settings.data, settings.training, settings.repetition
     options = {**plain(read(args, Teacher)), "model_s": args.model_s, **plain(*values)}
