@@ -152,4 +152,4 @@ def is_written(spec: ImageSpec, files: CloudSet) -> bool:
 
 
 if __name__ == "__main__":
-    run(main, get_args_parser)
+    run(main, get_args_parser, several=True)

@@ -22,15 +22,14 @@ import helper.cli.early  # noqa: F401
 
 # isort: split
 
-from dataset import TrainLoader
 from helper.cli.parser import Listing, Parser, read, run
 from helper.cli.types import model, model_help
-from helper.data import load_data, num_classes
+from helper.data import load_data, num_classes, train_loader
 from helper.files.paths import STUDENTS
 from helper.files.run import Run, results_row
 from helper.networks import load_network
 from helper.settings import Clouds, Data, Loss, Repetition, Teacher, Training, plain
-from helper.student.build import build_objective, build_student
+from helper.student.build import build_objective, build_student, check_processes
 from helper.student.distillation import FirstStage
 from helper.student.listing import listing
 from helper.student.names import method_name, student_name
@@ -59,6 +58,7 @@ def main(args) -> None:
     student = build_student(args.model_s, classes, repetition.seed, device)  # first: the same for every method
     teacher = load_network(args.path_t, args.model_t, "--model_t", device, args.dataset)
     settings = resolve(loss, clouds, data, training, repetition, teacher.arch, args.model_s)
+    check_processes(settings)
 
     values = settings.loss, settings.clouds, settings.data, settings.training, settings.repetition
     options = {**plain(read(args, Teacher)), "model_s": args.model_s, **plain(*values)}
@@ -71,7 +71,7 @@ def main(args) -> None:
         flush=True,
     )
 
-    loader, first = TrainLoader(train_set, settings.training.batch_size, repetition.seed), []
+    loader, first = train_loader(train_set, settings.training.batch_size, repetition.seed), []
     about = {"arch": args.model_s, "num_classes": classes, "dataset": args.dataset}
     if objective.student is not student:
         about["replaced"] = {
@@ -118,4 +118,4 @@ def summary(settings: StudentSettings, weights: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    run(main, get_args_parser)
+    run(main, get_args_parser, several=True)

@@ -83,11 +83,14 @@ class TrainLoader:
         return self.image_set.augmented(self.seed, requests)
 
 
-def test_batches(image_set: LabelledImages, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every image once, in order and without augmentation: images float32 (B, 3, H, W) in channels_last, labels."""
+def test_batches(
+    image_set: LabelledImages, batch_size: int | None = None, rank: int = 0, world: int = 1
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every image once, in order and without augmentation: images float32 (B, 3, H, W) in channels_last, labels. Of
+    several processes, number `rank` of `world` is given the batches rank, rank + world, ..."""
     if batch_size is None:
         batch_size = usual_test_batch(image_set)
-    return image_set.plain(torch.arange(len(image_set)).split(batch_size))
+    return image_set.plain(torch.arange(len(image_set)).split(batch_size)[rank::world])
 
 
 def usual_test_batch(image_set: LabelledImages) -> int:

@@ -48,7 +48,7 @@ class Pair:
     map_s, map_t: (C, H, W) of the map before the pooling; None for a network without a submodule `pool`.
     classifier_s, classifier_t: the linear layers from the pooled vector to the logits; the student's is being trained.
     norms_t: the batch norm that each stage's pre-activation comes from, None where there is none.
-    labels: of the training set, int64 (N,). batch_size: the largest batch.
+    labels: of the training set, int64 (N,). batch_size: the largest batch, or one process's share of it.
     kd_T: temperature for methods that soften logits.
     """
 
@@ -92,6 +92,8 @@ class Method:
         pooling.
     trainable: whether the loss has parameters, which train with the student and are not deployed.
     strong: whether the networks also see a strongly augmented view of each image, for Output.strong.
+    relates: whether the loss relates the images of a batch to each other, of which several processes have a share each.
+    several: whether several processes can work on one run, which they cannot where each has a memory of its own.
     own_T: whether a loss on logits brings its temperature, so that --kd_T has no effect on it.
     warmup: epochs over which beta rises linearly from 0.
     schedule: what multiplies the weight of "kd" or "other" in the course of a run: {term: ((until, factor), ...)},
@@ -123,6 +125,8 @@ class Method:
     last_map: bool = False
     trainable: bool = False
     strong: bool = False
+    relates: bool = False
+    several: bool = True
     own_T: bool = False
     warmup: int = 0
     schedule: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)

@@ -146,7 +146,8 @@ class Data:
     )
     workers: int | None = setting(
         None,
-        "processes that read image files ahead, for data sets of files (default: the cores, at most 16)",
+        "processes that read image files ahead, for data sets of files (default: the cores, shared by the "
+        "processes of a machine, at most 16)",
         Number(int, 0, 1024),
         PLACE,
         part_of_run=False,

@@ -10,6 +10,7 @@ from dataset import LabelledImages
 from distiller_zoo import ABSENT, Pair, classifier
 from models import create_model, feature_shapes, fold_batchnorm, map_shape, preactivation_norms, to_device
 
+from .. import distributed
 from ..clouds.layers import layer_width
 from ..clouds.outputs import cached_teacher
 from ..errors import UserError
@@ -26,6 +27,22 @@ def build_student(arch: str, num_classes: int, seed: int, device: torch.device) 
     methods with one seed start from equal weights."""
     seed_everything(seed)
     return to_device(create_model(arch, num_classes), device)
+
+
+def check_processes(settings: StudentSettings) -> None:
+    """Say what several processes share. UserError for a method that they cannot."""
+    method, batch_size, world = settings.method, settings.training.batch_size, distributed.world()
+    if world == 1:
+        return
+    if settings.loss.beta and not method.several:
+        raise UserError(
+            f"--distill {settings.loss.distill}: found {world} processes, but its memory of the training images is one "
+            "process's; start it without torchrun"
+        )
+    seen_by = "batch norms see"
+    if settings.loss.beta and method.relates:
+        seen_by = f"batch norms and the relations of {method.name} between images see"
+    print(f"{world} processes: {seen_by} the {batch_size // world} images of one process, of {batch_size}", flush=True)
 
 
 def build_objective(
@@ -89,7 +106,7 @@ def build_loss(
         classifier_t=classifier(teacher)[1].requires_grad_(False),
         norms_t=preactivation_norms(teacher) if method.preact_t else (),
         labels=train_set.labels,
-        batch_size=settings.training.batch_size,
+        batch_size=settings.training.batch_size // distributed.world(),
         kd_T=loss.kd_T,
     )
     try:

@@ -1,11 +1,12 @@
 """The training loop of both trainers: exact, resumable, and fast, since the host waits for the device every LOOK_EVERY
-steps alone.
+steps alone. Several processes share every batch; what is said here of a process holds for each of them.
 
 What is trained is an `Objective`; the loop knows nothing of teachers or topology. Every epoch's batches follow from
 (seed, epoch) alone, so a checkpoint needs no loader state: a run that was killed continues from its last checkpoint and
 ends with the weights and the log of one of the same schedule that never stopped, bit for bit.
 """
 
+import itertools
 import math
 import time
 from typing import Any
@@ -17,6 +18,7 @@ from torch.nn.utils import get_total_norm
 
 from dataset import LabelledImages, TrainLoader, test_batches
 
+from .. import distributed
 from ..data import image_files
 from ..errors import Interrupted, RunStopped, UserError
 from ..files import checkpoint
@@ -28,7 +30,7 @@ from .interrupts import StopRequest
 from .meters import Meters
 from .objective import Objective, autocast, warn_of_emulation
 from .progress import Bar, Progress
-from .seeding import random_state, restore_random
+from .seeding import random_state, restore_random, seed_process
 from .steps import ReplayedSteps, train_steps, why_eager
 from .turns import Steps, alone
 
@@ -36,13 +38,14 @@ LOOK_EVERY = 50  # steps between looks at the device, for the progress bar and t
 FIGURES_EVERY = 10  # epochs between the objective's figures in TensorBoard; the last epoch has them too
 FIGURE_SETS = 4  # on a GPU, at most so many in a run: an epoch may be as short there as the drawing of its figures
 SAVE_APART = 20.0  # seconds between checkpoints at the ends of epochs, which may be much shorter
+SAVE_WITHIN = 900.0  # and between those within an epoch, which are written at a look
 # What a checkpoint of the loop holds.
 FIELDS: checkpoint.Fields = {
     "model": dict,
     "objective": dict,
     "optimizer": dict,
-    "random": dict,
-    "meters": dict,
+    "random": (dict, list),  # lists with an item for each of several processes
+    "meters": (dict, list),
     "history": list,
     "step": int,
     "seconds": (int, float),
@@ -53,18 +56,26 @@ FIELDS: checkpoint.Fields = {
 def evaluate(
     model: nn.Module, images: LabelledImages, amp: str = "off", batch_size: int | None = None
 ) -> tuple[float, float]:
-    """(top-1 accuracy in percent, mean cross entropy) over a test set, in large batches, every image once."""
+    """(top-1 accuracy in percent, mean cross entropy) over a test set, in large batches, every image once.
+
+    Several processes take turns at the batches, whose sums are added in their order: the numbers are those of one.
+    """
     was_training = model.training
     model.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=images.device)
-    loss = torch.zeros((), dtype=torch.float64, device=images.device)
-    for batch, labels in test_batches(images, batch_size):
+    sums = []
+    for batch, labels in test_batches(images, batch_size, distributed.rank(), distributed.world()):
         with autocast(batch.device, amp):
             logits = model(batch)
-        correct += (logits.argmax(1) == labels).sum()
-        loss += F.cross_entropy(logits.float(), labels, reduction="sum")
+        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+        sums.append(torch.stack([(logits.argmax(1) == labels).sum().double(), loss.double()]))
     model.train(was_training)
-    return 100 * correct.item() / len(images), loss.item() / len(images)
+    own = torch.stack(sums).tolist() if sums else []
+    correct = total = 0.0
+    for turn in itertools.zip_longest(*distributed.all_states(own)):
+        for right, loss_sum in (each for each in turn if each is not None):
+            correct += right
+            total += loss_sum
+    return 100 * correct / len(images), total / len(images)
 
 
 def make_optimizer(objective: Objective, training: ResolvedTraining) -> torch.optim.Optimizer:
@@ -89,6 +100,7 @@ class Trainer:
     ):
         self.objective, self.loader, self.test_set = objective, loader, test_set
         self.run, self.training, self.deployed = run, training, deployed
+        self.forward = distributed.parallel(objective)
         self.optimizer = make_optimizer(objective, training)
         self.meters = Meters(list(objective.weights), run.device)
         self.progress = Progress()
@@ -114,17 +126,18 @@ class Trainer:
         """Lock the run's folder, and continue from its checkpoint if there is one."""
         state = self.run.start(FIELDS)
         if state is None:
+            if distributed.rank() > 0:  # others than those of process 0, which are those of a run of one process
+                seed_process(self.loader.seed, 1, 0, distributed.rank())
             return
         self.check_schedule(state)
         try:
             self.objective.load_state_dict(state["objective"])
             self.optimizer.load_state_dict(state["optimizer"])
-            restore_random(state["random"], self.run.device)
-            self.meters.load_state_dict(state["meters"])
             self.progress.load_state_dict(state)
+            images = self.resume_process(state["random"], state["meters"])
             step, steps = self.progress.step, len(self.loader)
-            if step > steps or (step > 0) != (self.meters.images > 0):
-                raise ValueError(f"step {step} of {steps} after {self.meters.images} images")
+            if step > steps or (step > 0) != (images > 0):
+                raise ValueError(f"step {step} of {steps} after {images} images")
             math.fsum(row["test_acc"] for row in self.history)  # numbers, which the next epoch's is compared with
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
@@ -135,6 +148,30 @@ class Trainer:
         self.run.was_complete = self.progress.epoch > self.training.epochs
         self.run.write_log(self.history)
         print(f"{self.run.name}: {len(self.history)} of {self.training.epochs} epochs are done", flush=True)
+
+    def resume_process(self, random: Any, meters: Any) -> int:
+        """Restore what each process has of its own; returns the images that all have seen in the epoch at hand."""
+        states = meters if isinstance(meters, list) else [meters]
+        randoms = random if isinstance(random, list) else [random]
+        if len(states) != len(randoms):
+            raise ValueError(f"it has the meters of {len(states)} processes, and the random states of {len(randoms)}")
+        rank, world, progress = distributed.rank(), distributed.world(), self.progress
+        total = Meters(self.meters.names, self.run.device)
+        for state in states:
+            self.meters.load_state_dict(state)
+            total.add(state)
+        if len(states) == world:
+            restore_random(randoms[rank], self.run.device)
+            self.meters.load_state_dict(states[rank])
+        else:
+            print(
+                f"{self.run.name}: was saved by {len(states)} processes and goes on with {world}, so it does not end "
+                "bit for bit as it would have",
+                flush=True,
+            )
+            seed_process(self.loader.seed, progress.epoch, progress.step, rank)
+            self.meters = total if rank == 0 else Meters(total.names, self.run.device)
+        return total.images
 
     def check_schedule(self, state: dict[str, Any]) -> None:
         """Refuse to continue to other epochs than the run had, unless those done had the rates that they have now."""
@@ -182,15 +219,20 @@ class Trainer:
                 progress.epoch,
                 self.meters,
                 progress.step,
-                replayed=self.replayed,
+                self.forward,
+                self.replayed,
             )
             for done in batches:
                 progress.step = done
                 bar.update()
-                if done % LOOK_EVERY == 0:
-                    self.meters.check(progress.epoch, self.kept())
+                look = done % LOOK_EVERY == 0
+                if look:
+                    distributed.together(self.meters.check, progress.epoch, self.kept())
                     bar.show(**{name: f"{value:.3f}" for name, value in self.meters.means().items()})
-                if stop.requested:
+                    progress.seconds = time.perf_counter() - began
+                    self.save_after(SAVE_WITHIN)
+                # Several processes must stop after the same step, and to ask each other takes time.
+                if (look or distributed.world() == 1) and distributed.agree(stop.requested):
                     break
                 yield
         if progress.step == steps:
@@ -201,8 +243,9 @@ class Trainer:
     def end_epoch(self) -> None:
         """Evaluate, add the epoch to the log, and save: the best weights at once, the run if that is due. A run that is
         killed before goes on from the checkpoint before, to the same epochs."""
-        progress, objective, meters = self.progress, self.objective, self.meters
+        progress, objective, meters = self.progress, self.objective, self.meters.over_processes()
         began = time.perf_counter()
+        distributed.share_buffers(objective)
         accuracy, test_loss = evaluate(objective.student, self.test_set, objective.amp)
         means = meters.means()
         loss = objective.total(means)
@@ -218,18 +261,17 @@ class Trainer:
             "test_acc": accuracy,
             **means,
             **{f"share_{name}": objective.weights[name] * mean / (loss or 1.0) for name, mean in means.items()},
-            **objective.diagnose(),
+            **distributed.on_first(objective.diagnose),
             "seconds": round(progress.seconds + time.perf_counter() - began, 2),
             "images_per_s": round(meters.images / progress.seconds, 1),
         }
         self.history.append(row)
         if accuracy > best_before:
             weights = {"model": objective.student.state_dict(), "epoch": progress.epoch, "accuracy": accuracy}
-            checkpoint.save(self.run.best, {**self.deployed, **weights})
+            self.run.save_best({**self.deployed, **weights})
         progress.next_epoch()
-        meters.reset()
-        if progress.epoch > self.training.epochs or time.perf_counter() - self.saved_at >= SAVE_APART:
-            self.save()
+        self.meters.reset()
+        self.save_after(SAVE_APART if progress.epoch <= self.training.epochs else 0.0)
 
     def report(self) -> None:
         """Print the last line of the log."""
@@ -242,6 +284,9 @@ class Trainer:
 
     def show(self, events: Events) -> None:
         """The last line of the log in TensorBoard, with figures now and then."""
+        distributed.on_first(self._show, events)
+
+    def _show(self, events: Events) -> None:
         done = len(self.history)
         events.scalars(done, self.history[-1])
         every = FIGURES_EVERY
@@ -254,6 +299,9 @@ class Trainer:
     def check(self) -> None:
         """Raise RunStopped if the loss of a step, or a weight now, is not finite: the loss of an epoch's last step
         does not show what its update did."""
+        distributed.together(self._check)
+
+    def _check(self) -> None:
         self.meters.check(self.progress.epoch, self.kept())
         weights = [*self.objective.parameters(), *self.objective.student.buffers()]
         # The largest absolute value of all; of the parts it cannot overflow, as a sum of squares may.
@@ -270,17 +318,24 @@ class Trainer:
             return "the checkpoint from before is kept"
         return "no checkpoint had been written yet"
 
+    def save_after(self, seconds: float) -> None:
+        """Save if the last checkpoint is older, by the clock of the first process."""
+        if distributed.agree(distributed.rank() == 0 and time.perf_counter() - self.saved_at >= seconds):
+            self.save()
+
     def save(self) -> None:
         """Write the checkpoint, and the log of the epochs that it holds."""
         self.check()
+        random, meters = distributed.all_states(random_state(self.run.device)), self.meters.states()
+        one = distributed.world() == 1
         self.run.save(
             {
                 **self.deployed,
                 "model": self.objective.student.state_dict(),
                 "objective": self.objective.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
-                "random": random_state(self.run.device),
-                "meters": self.meters.state_dict(),
+                "random": random[0] if one else random,
+                "meters": meters[0] if one else meters,
                 **self.progress.state_dict(),
                 "accuracy": self.history[-1]["test_acc"] if self.history else None,
             }
@@ -317,7 +372,7 @@ def training_run(
     with image_files(), Events(run.folder, first_point) as events:
         if progress.history and progress.step == 0:
             trainer.show(events)
-        while progress.epoch <= training.epochs and not stop.requested:
+        while progress.epoch <= training.epochs and not distributed.agree(stop.requested):
             if not (yield from trainer.train_one_epoch(stop)):
                 break
             trainer.end_epoch()
@@ -328,7 +383,7 @@ def training_run(
             raise Interrupted(f"stopped in epoch {progress.epoch} after {progress.step} steps; continue with --resume")
         accuracies = [row["test_acc"] for row in progress.history]
         ends = {"hparam/last": accuracies[-1], "hparam/best": max(accuracies)}
-        events.hparams(len(progress.history), run.part_of_it, ends)
+        distributed.on_first(events.hparams, len(progress.history), run.part_of_it, ends)
     return progress.history
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import distributed
 from ..errors import RunStopped
 
 
@@ -36,6 +37,26 @@ class Meters:
         first = ~torch.isfinite(loss) & (self.bad_step < 0)
         self.bad_terms.copy_(torch.where(first, values, self.bad_terms))
         self.bad_step.copy_(torch.where(first, step, self.bad_step))
+
+    def add(self, state: dict[str, Any]) -> None:
+        """Add the sums of other meters of the same terms, as their `state_dict` gives them."""
+        self.images += state["images"]
+        self.correct += state["correct"].to(self.correct.device)
+        self.sums += state["sums"].to(self.sums.device)
+
+    def over_processes(self) -> "Meters":
+        """The sums over all processes."""
+        if distributed.world() == 1:
+            return self
+        total = Meters(self.names, self.sums.device)
+        for state in self.states():
+            total.add(state)
+        return total
+
+    def states(self) -> list[dict[str, Any]]:
+        """`state_dict` of every process's meters, on the CPU."""
+        own = {key: value.cpu() if isinstance(value, Tensor) else value for key, value in self.state_dict().items()}
+        return distributed.all_states(own)
 
     def check(self, epoch: int, kept: str) -> None:
         """Raise RunStopped if the loss of some step was not finite. Waits for the device. kept: what is left."""
