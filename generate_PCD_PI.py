@@ -11,7 +11,8 @@ images, are a point cloud, kept in ripsnet/<teacher run>/<set>/ with its diagram
     args.json           the options and the command, which --config repeats
     quality_dim0.json   what the images hold: share of bars in range, distance of the grid points in units of sigma, ...
 
-Run again after an interruption it continues where it stopped; with more --passes it adds the missing clouds.
+Run again after an interruption it continues where it stopped; with more --passes it adds the missing clouds. With fewer
+it replaces the images, unless RipsNets are fitted to them.
 """
 
 import helper.cli.early  # noqa: F401
@@ -21,6 +22,7 @@ import helper.cli.early  # noqa: F401
 import dataclasses
 import json
 import time
+from pathlib import Path
 
 import torch
 
@@ -29,16 +31,17 @@ from helper.clouds.embedding import Embedder, cloud_loader
 from helper.clouds.layers import layer_width
 from helper.clouds.making import bounds, embed_chunk, image_sigma, keep_sample, origin_of, report_quality
 from helper.clouds.outputs import cached_teacher, uncached
-from helper.clouds.store import CloudSet, claim, images_of
+from helper.clouds.store import CloudSet, claim, images_of, is_claimed
 from helper.data import load_data
 from helper.errors import UserError
 from helper.files import lock
 from helper.files.atomic import read_json, write_json
-from helper.files.paths import clouds_folder, spec_file, teacher_run
+from helper.files.paths import clouds_folder, quality_file, spec_file, teacher_run
 from helper.files.provenance import device_name, git_commit, versions
 from helper.files.run import write_args
 from helper.networks import load_network
 from helper.settings import CloudMaking, Clouds, Data, Teacher, plain
+from helper.student.topology import load_spec
 from helper.training.progress import Bar
 from ripsnet import ImageSpec, dim0_deaths, dim1_diagrams
 
@@ -69,6 +72,8 @@ def main(args) -> None:
     folder = clouds_folder(args.path_t, clouds)
     origin = origin_of(teacher, width, data, clouds, making)
     lock.hold(folder)
+    is_claimed(folder, origin)  # refuses clouds of another origin
+    check_smaller(folder, num_clouds, "--num_clouds" if making.num_clouds else "--passes")
     claim(folder, origin)
     files = CloudSet(folder, num_clouds, origin, clouds.resolution**2)
     cache = None
@@ -91,6 +96,31 @@ def main(args) -> None:
         f"{num_clouds} clouds of {clouds.points} points, width {width}, in {folder} "
         f"({time.perf_counter() - began:.1f} s)"
     )
+
+
+def check_smaller(folder: Path, num_clouds: int, option: str) -> None:
+    """Refuse to replace a larger finished set to which RipsNets are fitted, since students would no longer find the
+    images of these; where there are none, say what is replaced. option: by which fewer clouds were asked for."""
+    kept = max(finished_clouds(folder, dim) for dim in (0, 1))
+    if kept <= num_clouds:
+        return
+    fitted = sorted(path.parent.name for path in folder.glob("ripsnet_dim*/best.pth"))
+    if fitted:
+        raise UserError(
+            f"{option}: found {num_clouds} clouds, but {folder} holds {kept}, to which RipsNets are fitted "
+            f"({', '.join(fitted)}); give at least as many, or remove these folders"
+        )
+    print(f"{folder}: its images of {kept} clouds are replaced by those of the first {num_clouds}", flush=True)
+
+
+def finished_clouds(folder: Path, dim: int) -> int:
+    """The clouds of which a dimension's images are complete; 0 where they are not, or their spec is damaged."""
+    if not quality_file(folder, dim).is_file():
+        return 0
+    try:
+        return CloudSet.of(folder, load_spec(spec_file(folder, dim))).num_clouds
+    except UserError:
+        return 0
 
 
 def make_clouds(files: CloudSet, embedder: Embedder, dims: list[int], device: torch.device) -> None:

@@ -305,8 +305,8 @@ def test_training_steps_never_wait_for_the_device(train_set, monkeypatch):
 def test_teacher_and_topology_are_neither_trained_nor_saved_and_keep_their_mode():
     teacher, topology = nn.Linear(3, 4).eval(), nn.Linear(2, 2).eval()
     for widths, projection in (((3, 3), []), ((3, 5), ["projection.weight", "projection.bias"])):
-        loss = ResolvedLoss(gamma=1.0, alpha=1.0, delta=1.0)
-        objective = Distillation(nn.Linear(3, 4), teacher, loss, topology=topology, widths=widths)
+        loss = ResolvedLoss(gamma=1.0, alpha=1.0, delta=1.0, kd_T=4.0)
+        objective = Distillation(nn.Linear(3, 4), teacher, loss, topology=topology, widths=widths, epochs=2)
         names = ["student.weight", "student.bias", *projection]
         assert [name for name, _ in objective.named_parameters()] == names == list(objective.state_dict())
         objective.train()

@@ -163,7 +163,7 @@ def test_every_arm_is_marked_and_has_a_name_of_its_own(name):
 
 
 @pytest.mark.parametrize("name", TABLES)
-@pytest.mark.parametrize("epochs", [None, 3])
+@pytest.mark.parametrize("epochs", [pytest.param(None, marks=pytest.mark.slow), 3])
 def test_every_experiment_is_understood_and_its_stages_agree(name, epochs):
     """The scripts' own parsers and naming read the commands; what stage 4 looks for is what stages 2 and 3 write."""
     table = scaled(TABLES[name], epochs or TABLES[name].student.epochs)

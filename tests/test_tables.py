@@ -656,10 +656,15 @@ def script(runs, tmp_path):
 @pytest.mark.parametrize(
     "shell, code, said",
     [
-        ('"$@" >&-', 0, ""),
-        ('"$@" > /dev/full', 1, "make_tables.py: cannot write its output: No space left on device\n"),
+        pytest.param('"$@" >&-', 0, "", marks=pytest.mark.slow),
+        pytest.param(
+            '"$@" > /dev/full',
+            1,
+            "make_tables.py: cannot write its output: No space left on device\n",
+            marks=pytest.mark.slow,
+        ),
         ('set -o pipefail; "$@" | true', 1, ""),
-        ('"$@" >&- 2>&-', 0, ""),
+        pytest.param('"$@" >&- 2>&-', 0, "", marks=pytest.mark.slow),
     ],
     ids=["closed", "full", "a reader that goes away", "both closed"],
 )
@@ -670,6 +675,7 @@ def test_nothing_written_is_lost_where_nobody_reads(script, tmp_path, shell, cod
     assert (tmp_path / "tables.tex").read_text(encoding="utf-8").rstrip().endswith(r"\end{table}")
 
 
+@pytest.mark.slow
 def test_characters_that_a_terminal_cannot_show_are_replaced(script, tmp_path):
     ended = script('"$@"', PYTHONIOENCODING="ascii", LC_ALL="C")
     assert ended.returncode == 0 and "69.00 ? 0.00 (3)" in ended.stdout and not ended.stderr

@@ -107,7 +107,7 @@ def method_name(settings: "StudentSettings") -> str:
         name = "CE+Top" if loss.delta else "CE"
     elif loss.delta:
         name = f"TopKD{standardised}"
-    elif (loss.gamma, loss.alpha) == (1.0, settings.pair.alpha) and not loss.logit_stand:
+    elif settings.is_control:
         name = "KD-control"
     else:
         name = f"KD{standardised}"

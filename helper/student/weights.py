@@ -101,16 +101,30 @@ class StudentSettings:
         return names.schedule(self.training, self.student, dataset_dict[self.data.dataset].recipe)
 
     @property
+    def is_control(self) -> bool:
+        """Whether this is KD with the weights that it has beside topology, which runs with topology are compared to."""
+        loss = self.loss
+        alone = loss.beta == loss.delta == 0 and not loss.logit_stand
+        return alone and (loss.gamma, loss.alpha) == (1.0, self.pair.alpha)
+
+    @property
+    def own_weights(self) -> tuple[float, float]:
+        """gamma and alpha as they are without the user's, for a loss of these terms."""
+        loss = self.loss
+        if not loss.beta:
+            if loss.alpha == 0:
+                return 1.0, 0.0
+            if loss.delta or self.is_control:
+                return 1.0, self.pair.alpha
+        return self.method.gamma, self.method.alpha
+
+    @property
     def variant(self) -> str:
         """Where loss and clouds depart from the method's and the pair's own settings."""
         loss, method, pair = self.loss, self.method, self.pair
         beta, options, _ = method.settings(self.teacher, self.student)
-        name, own_clouds = names.method_name(self), Clouds.of(dataset_dict[self.data.dataset].recipe)
-        gamma, alpha = (method.gamma, method.alpha) if loss.beta else (1.0, pair.alpha)
-        if name in ("KD", "KD+LS"):
-            gamma, alpha = method.gamma, method.alpha
-        elif name.startswith("CE"):
-            alpha = 0.0
+        own_clouds = Clouds.of(dataset_dict[self.data.dataset].recipe)
+        gamma, alpha = self.own_weights
         own = defaults(Clouds, Loss) | {
             "gamma": gamma,
             "alpha": alpha,
@@ -212,8 +226,8 @@ def resolve_loss(loss: Loss, clouds: Clouds, teacher: str, student: str, recipe:
             "operator": loss.operator or pair.operator,
             "set": tuple(f"{name}={value}" for name, value in options.items()),
             "kd_T": temperature(loss) if loss.kd_T is None else loss.kd_T,
-            "warmup": _given_or(loss.warmup, method.warmup, weights["beta"]),
-            "first_epochs": _given_or(loss.first_epochs, method.first_epochs, weights["beta"]),
+            "warmup": _epochs(loss.warmup, method.warmup, weights["beta"]),
+            "first_epochs": _epochs(loss.first_epochs, method.first_epochs, weights["beta"]),
         }
     )
     as_published = (
@@ -224,9 +238,10 @@ def resolve_loss(loss: Loss, clouds: Clouds, teacher: str, student: str, recipe:
     return replace(resolved, weights_source=_source(resolved, own, pair, source) if as_published else BY_HAND)
 
 
-def _given_or(value: int | None, own: int, beta: float) -> int:
-    if value is not None:
-        return value
+def _epochs(given: int | None, own: int, beta: float) -> int:
+    """Of a warm-up or first stage: those that are given, or the method's own, which has none where its loss is off."""
+    if given is not None:
+        return given
     return own if beta else 0
 
 
