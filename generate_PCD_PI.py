@@ -12,7 +12,8 @@ images, are a point cloud, kept in ripsnet/<teacher run>/<set>/ with its diagram
     quality_dim0.json   what the images hold: share of bars in range, distance of the grid points in units of sigma, ...
 
 Run again after an interruption it continues where it stopped; with more --passes it adds the missing clouds. With fewer
-it replaces the images, unless RipsNets are fitted to them.
+it replaces the images, unless RipsNets are fitted to them. With --discard_clouds it keeps all but the clouds
+themselves, which take most of the disk and which only stage 3 reads.
 """
 
 import helper.cli.early  # noqa: F401
@@ -24,12 +25,22 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from helper.cli.parser import Parser, read, run
 from helper.clouds.embedding import Embedder, cloud_loader
 from helper.clouds.layers import layer_width
-from helper.clouds.making import bounds, embed_chunk, image_sigma, keep_sample, origin_of, report_quality
+from helper.clouds.making import (
+    bounds,
+    check_space,
+    clouds_of,
+    embed_chunk,
+    image_sigma,
+    keep_sample,
+    origin_of,
+    report_quality,
+)
 from helper.clouds.outputs import cached_teacher, uncached
 from helper.clouds.store import CloudSet, claim, images_of, is_claimed
 from helper.data import load_data
@@ -71,26 +82,31 @@ def main(args) -> None:
 
     folder = clouds_folder(args.path_t, clouds)
     origin = origin_of(teacher, width, data, clouds, making)
+    files = CloudSet(folder, num_clouds, origin, clouds.resolution**2)
+    kinds = [] if making.discard_clouds else ["clouds"]
+    kinds += [f"diagrams_dim{dim}" for dim in clouds.dims]
+    check_space(files, [*kinds, *(f"images_dim{dim}" for dim in clouds.dims)])
     lock.hold(folder)
     is_claimed(folder, origin)  # refuses clouds of another origin
     check_smaller(folder, num_clouds, "--num_clouds" if making.num_clouds else "--passes")
     claim(folder, origin)
-    files = CloudSet(folder, num_clouds, origin, clouds.resolution**2)
     cache = None
     if making.teacher_cache:
         cache = cached_teacher(args.path_t, teacher, images, making.seed)
     began = time.perf_counter()
     embedder = Embedder(teacher.model, loader, clouds.tda_layer_t, clouds.pcd_bn, cache)
-    make_clouds(files, embedder, clouds.dims, data.device)
+    make_clouds(files, embedder, kinds, data.device)
     for dim in clouds.dims:
-        spec = make_images(files, dim, clouds, teacher_run(args.path_t))
-        keep_sample(files, dim)
+        spec = make_images(files, dim, clouds, teacher_run(args.path_t), embedder)
+        keep_sample(files, dim, embedder)
         quality = report_quality(files, spec)
         print(
             f"dimension {dim}: sigma {spec.sigma:.4f}, persistence {spec.image_range[2]:.3f} to "
             f"{spec.image_range[3]:.3f}, {100 * quality['in_range']:.1f} % of the bars in range, grid step "
             f"{quality['persistence_step_over_sigma']:.2f} sigma"
         )
+    if making.discard_clouds:
+        files.discard_clouds()
     write_args(folder, plain(read(args, Teacher), data, clouds, making), git_commit(), device_name(data.device))
     print(
         f"{num_clouds} clouds of {clouds.points} points, width {width}, in {folder} "
@@ -123,16 +139,15 @@ def finished_clouds(folder: Path, dim: int) -> int:
         return 0
 
 
-def make_clouds(files: CloudSet, embedder: Embedder, dims: list[int], device: torch.device) -> None:
-    """Write the missing chunks of clouds and of their diagrams."""
-    kinds = ["clouds", *(f"diagrams_dim{dim}" for dim in dims)]
+def make_clouds(files: CloudSet, embedder: Embedder, kinds: list[str], device: torch.device) -> None:
+    """Write the missing chunks of these kinds, of clouds and of their diagrams."""
     missing = {chunk: [kind for kind in kinds if not files.done(kind, chunk)] for chunk in files.chunks}
     to_do = [chunk for chunk in files.chunks if missing[chunk]]
     with Bar("clouds, diagrams", files.num_clouds, "cloud", initial=files.num_clouds - files.count(to_do)) as bar:
         for chunk in to_do:
             if "clouds" in missing[chunk]:
                 files.write("clouds", chunk, embed_chunk(files, chunk, embedder))
-            clouds = torch.from_numpy(files.read("clouds", chunk)).to(device)
+            clouds = torch.from_numpy(np.array(clouds_of(files, chunk, embedder))).to(device)
             if "diagrams_dim0" in missing[chunk]:
                 files.write_diagrams(0, chunk, dim0_deaths(clouds).cpu().numpy())
             if "diagrams_dim1" in missing[chunk]:
@@ -140,12 +155,12 @@ def make_clouds(files: CloudSet, embedder: Embedder, dims: list[int], device: to
             bar.update(files.count([chunk]))
 
 
-def make_images(files: CloudSet, dim: int, clouds: Clouds, teacher_name: str) -> ImageSpec:
+def make_images(files: CloudSet, dim: int, clouds: Clouds, teacher_name: str, embedder: Embedder) -> ImageSpec:
     """Fix the image from all diagrams, then write the missing chunks of images, each divided by the global maximum."""
     (min_b, min_p), (max_b, max_p) = bounds(files, dim, clouds.range)
     fields = {
         "dim": dim,
-        "sigma": image_sigma(files, dim, clouds.sigma_rule),
+        "sigma": image_sigma(files, dim, clouds.sigma_rule, embedder),
         "image_range": (min_b, max_b, min_p, max_p),
         "resolution": (clouds.resolution, clouds.resolution),
         "range_rule": clouds.range,

@@ -6,6 +6,7 @@ as by Resize and CenterCrop (224 of 256 pixels). Workers keep no state: crop and
 """
 
 import atexit
+import importlib.metadata
 import multiprocessing
 import os
 import signal
@@ -296,6 +297,12 @@ def best_decoder() -> Callable[[bytes], Tensor]:
     except (ImportError, OSError, RuntimeError):  # absent, or built for another torch
         return decode_with_pillow
     return decode_with_torchcodec
+
+
+def decoder_name() -> str:
+    """What decodes the image files, with its version: 'Pillow 12.0.0'."""
+    package = "torchcodec" if best_decoder() is decode_with_torchcodec else "Pillow"
+    return f"{package} {importlib.metadata.version(package)}"
 
 
 def prepare_worker(closing, number: int) -> None:

@@ -377,6 +377,13 @@ class CloudMaking:
         ("float16", "float32"),
         "assumed: half the space",
     )
+    discard_clouds: bool = setting(
+        False,
+        "keep diagrams and images, but not the clouds, which a RipsNet is fitted to and exact topology does not need",
+        "flag",
+        PLACE,
+        part_of_run=False,
+    )
     seed: int = fitting_seed("of shuffling and augmentation")
     teacher_cache: bool = teacher_cache()
 
