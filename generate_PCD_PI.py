@@ -11,7 +11,8 @@ kept in ripsnet/<teacher run>/<set>/ with its diagram and its image, and with
     args.json           the options and the command, which --config repeats
     quality_dim0.json   what the images hold: share of bars in range, distance of the grid points in units of sigma, ...
 
-Run again after an interruption it continues where it stopped; with more --passes it adds the missing clouds.
+Run again after an interruption it continues where it stopped; with more --passes it adds the missing clouds. Several
+processes (torchrun) share the chunks of clouds; they must see the same folder.
 """
 
 import helper.cli.early  # noqa: F401
@@ -19,15 +20,27 @@ import helper.cli.early  # noqa: F401
 # isort: split
 
 import dataclasses
+import functools
 import json
 import time
 
 import torch
 
+from helper import distributed
 from helper.cli.parser import Parser, read, run
 from helper.clouds.embedding import Embedder, cloud_loader
 from helper.clouds.layers import layer_width
-from helper.clouds.making import bounds, embed_chunk, image_sigma, keep_sample, origin_of, report_quality
+from helper.clouds.making import (
+    Maker,
+    bounds,
+    embed_chunk,
+    highest_pixel,
+    image_sigma,
+    keep_sample,
+    make_chunks,
+    origin_of,
+    report_quality,
+)
 from helper.clouds.store import CloudSet, claim, images_of
 from helper.data import load_data
 from helper.errors import UserError
@@ -38,7 +51,6 @@ from helper.files.provenance import device_name, git_commit, versions
 from helper.files.run import write_args
 from helper.networks import load_network
 from helper.settings import CloudMaking, Clouds, Data, Teacher, plain
-from helper.training.progress import Bar
 from ripsnet import ImageSpec, dim0_deaths, dim1_diagrams
 
 
@@ -65,21 +77,22 @@ def main(args) -> None:
 
     folder = clouds_folder(args.path_t, clouds)
     origin = origin_of(teacher, width, data, clouds, making)
-    lock.hold(folder)
-    claim(folder, origin)
+    distributed.on_first(lock.hold, folder)
+    distributed.on_first(claim, folder, origin)
     files = CloudSet(folder, num_clouds, origin, clouds.resolution**2)
     began = time.perf_counter()
     make_clouds(files, Embedder(teacher.model, loader, clouds.tda_layer_t, clouds.pcd_bn), clouds.dims, data.device)
     for dim in clouds.dims:
         spec = make_images(files, dim, clouds, teacher_run(args.path_t))
-        keep_sample(files, dim)
-        quality = report_quality(files, spec)
+        distributed.on_first(keep_sample, files, dim)
+        quality = distributed.on_first(report_quality, files, spec)
         print(
             f"dimension {dim}: sigma {spec.sigma:.4f}, persistence {spec.image_range[2]:.3f} to "
             f"{spec.image_range[3]:.3f}, {100 * quality['in_range']:.1f} % of the bars in range, grid step "
             f"{quality['persistence_step_over_sigma']:.2f} sigma"
         )
-    write_args(folder, plain(read(args, Teacher), data, clouds, making), git_commit(), device_name(data.device))
+    options = plain(read(args, Teacher), data, clouds, making)
+    distributed.on_first(write_args, folder, options, git_commit(), device_name(data.device))
     print(
         f"{num_clouds} clouds of {clouds.batch_size} points, width {width}, in {folder} "
         f"({time.perf_counter() - began:.1f} s)"
@@ -88,27 +101,25 @@ def main(args) -> None:
 
 def make_clouds(files: CloudSet, embedder: Embedder, dims: list[int], device: torch.device) -> None:
     """Write the missing chunks of clouds and of their diagrams."""
-    kinds = ["clouds", *(f"diagrams_dim{dim}" for dim in dims)]
-    missing = {chunk: [kind for kind in kinds if not files.done(kind, chunk)] for chunk in files.chunks}
-    to_do = [chunk for chunk in files.chunks if missing[chunk]]
-    with Bar("clouds, diagrams", files.num_clouds, "cloud", initial=files.num_clouds - files.count(to_do)) as bar:
-        for chunk in to_do:
-            if "clouds" in missing[chunk]:
-                files.write("clouds", chunk, embed_chunk(files, chunk, embedder))
-            clouds = torch.from_numpy(files.read("clouds", chunk)).to(device)
-            if "diagrams_dim0" in missing[chunk]:
-                files.write_diagrams(0, chunk, dim0_deaths(clouds).cpu().numpy())
-            if "diagrams_dim1" in missing[chunk]:
-                files.write_diagrams(1, chunk, dim1_diagrams(clouds))
-            bar.update(files.count([chunk]))
+
+    @functools.lru_cache(maxsize=1)  # for both dimensions
+    def clouds(chunk: int) -> torch.Tensor:
+        return torch.from_numpy(files.read("clouds", chunk)).to(device)
+
+    makers: dict[str, Maker] = {"clouds": lambda chunk: embed_chunk(files, chunk, embedder)}
+    if 0 in dims:
+        makers["diagrams_dim0"] = lambda chunk: dim0_deaths(clouds(chunk)).cpu().numpy()
+    if 1 in dims:
+        makers["diagrams_dim1"] = lambda chunk: dim1_diagrams(clouds(chunk))
+    make_chunks(files, "clouds, diagrams", makers)
 
 
 def make_images(files: CloudSet, dim: int, clouds: Clouds, teacher_name: str) -> ImageSpec:
     """Fix the image from all diagrams, then write the missing chunks of images, each divided by the global maximum."""
-    (min_b, min_p), (max_b, max_p) = bounds(files, dim, clouds.range)
+    (min_b, min_p), (max_b, max_p) = distributed.on_first(bounds, files, dim, clouds.range)
     fields = {
         "dim": dim,
-        "sigma": image_sigma(files, dim, clouds.sigma_rule),
+        "sigma": distributed.on_first(image_sigma, files, dim, clouds.sigma_rule),
         "image_range": (min_b, max_b, min_p, max_p),
         "resolution": (clouds.resolution, clouds.resolution),
         "range_rule": clouds.range,
@@ -119,21 +130,21 @@ def make_images(files: CloudSet, dim: int, clouds: Clouds, teacher_name: str) ->
     }
     try:
         spec = ImageSpec(maximum=1.0, **fields)
-        maximum = max(images_of(files.read_diagrams(dim, chunk), spec).max().item() for chunk in files.chunks)
-        spec = dataclasses.replace(spec, maximum=maximum)
+        spec = dataclasses.replace(spec, maximum=highest_pixel(files, spec))
     except ValueError as error:
         raise UserError(f"{files.folder}: no image of dimension {dim} for these clouds and options ({error})") from None
 
+    distributed.on_first(write_spec, spec, files)
     kind = f"images_dim{dim}"
-    if not is_written(spec, files):
-        files.remove(kind)  # images of another spec: made from fewer clouds
-        write_json(spec_file(files.folder, dim), spec.to_dict())
-    to_do = [chunk for chunk in files.chunks if not files.done(kind, chunk)]
-    with Bar(kind, files.num_clouds, "cloud", initial=files.num_clouds - files.count(to_do)) as bar:
-        for chunk in to_do:
-            files.write(kind, chunk, images_of(files.read_diagrams(dim, chunk), spec).float().numpy())
-            bar.update(files.count([chunk]))
+    make_chunks(files, kind, {kind: lambda chunk: images_of(files.read_diagrams(dim, chunk), spec).float().numpy()})
     return spec
+
+
+def write_spec(spec: ImageSpec, files: CloudSet) -> None:
+    """Write a set's spec, and remove images of another one: made from fewer clouds."""
+    if not is_written(spec, files):
+        files.remove(f"images_dim{spec.dim}")
+        write_json(spec_file(files.folder, spec.dim), spec.to_dict())
 
 
 def is_written(spec: ImageSpec, files: CloudSet) -> bool:

@@ -124,6 +124,15 @@ def all_states(state: Value) -> list[Value]:
     return states
 
 
+def to_first(value: Value) -> list[Value]:
+    """A picklable value of each process in process 0, in the order of their numbers; nothing in the others."""
+    if world() == 1:
+        return [value]
+    values: list[Any] = [None] * world() if rank() == 0 else []
+    dist.gather_object(value, values if rank() == 0 else None, dst=0)
+    return values
+
+
 def together(function: Callable[..., Value], *arguments: Any) -> Value:
     """What a function returns in each process. If it fails in some, all raise the error of the first of these."""
     if world() == 1:
