@@ -2,8 +2,8 @@
 
     python generate_PCD_PI.py --path_t save_t_models/resnet56_cifar100_trial1/best.pth
 
-reads the training images `--passes` times, augmented and shuffled. Every batch of pooled features is a point cloud,
-kept in ripsnet/<teacher run>/<set>/ with its diagram and its image, and with
+reads the training images `--passes` times, augmented and shuffled. The pooled features of a batch, or of --cloud_size
+images, are a point cloud, kept in ripsnet/<teacher run>/<set>/ with its diagram and its image, and with
 
     clouds.json         what the clouds are: teacher, layer, points, seed; checksums.txt beside the chunks proves it
     spec_dim0.json      everything that turns a diagram into its image: sigma, range, maximum, and where they come from
@@ -11,8 +11,9 @@ kept in ripsnet/<teacher run>/<set>/ with its diagram and its image, and with
     args.json           the options and the command, which --config repeats
     quality_dim0.json   what the images hold: share of bars in range, distance of the grid points in units of sigma, ...
 
-Run again after an interruption it continues where it stopped; with more --passes it adds the missing clouds. Several
-processes (torchrun) share the chunks of clouds; they must see the same folder.
+Run again after an interruption it continues where it stopped; with more --passes it adds the missing clouds. With
+--discard_clouds it keeps all but the clouds themselves, which take most of the disk and which only stage 3 reads.
+Several processes (torchrun) share the chunks of clouds; they must see the same folder.
 """
 
 import helper.cli.early  # noqa: F401
@@ -24,6 +25,7 @@ import functools
 import json
 import time
 
+import numpy as np
 import torch
 
 from helper import distributed
@@ -33,6 +35,8 @@ from helper.clouds.layers import layer_width
 from helper.clouds.making import (
     Maker,
     bounds,
+    check_space,
+    clouds_of,
     embed_chunk,
     highest_pixel,
     image_sigma,
@@ -69,7 +73,7 @@ def main(args) -> None:
     teacher = load_network(args.path_t, args.model_t, "--model_t", data.device, data.dataset)
     images, _ = load_data(data)
     width = layer_width(teacher.model, clouds.tda_layer_t, teacher.num_classes, "--tda_layer_t", images.info.image_size)
-    loader = cloud_loader(images, clouds.batch_size, making.seed)
+    loader = cloud_loader(images, clouds, making.seed)
     available = making.passes * len(loader)
     num_clouds = making.num_clouds or available
     if num_clouds > available:
@@ -77,49 +81,55 @@ def main(args) -> None:
 
     folder = clouds_folder(args.path_t, clouds)
     origin = origin_of(teacher, width, data, clouds, making)
+    files = CloudSet(folder, num_clouds, origin, clouds.resolution**2)
+    kinds = [] if making.discard_clouds else ["clouds"]
+    kinds += [f"diagrams_dim{dim}" for dim in clouds.dims]
+    distributed.on_first(check_space, files, [*kinds, *(f"images_dim{dim}" for dim in clouds.dims)])
     distributed.on_first(lock.hold, folder)
     distributed.on_first(claim, folder, origin)
-    files = CloudSet(folder, num_clouds, origin, clouds.resolution**2)
     began = time.perf_counter()
-    make_clouds(files, Embedder(teacher.model, loader, clouds.tda_layer_t, clouds.pcd_bn), clouds.dims, data.device)
+    embedder = Embedder(teacher.model, loader, clouds.tda_layer_t, clouds.pcd_bn)
+    make_clouds(files, embedder, kinds, data.device)
     for dim in clouds.dims:
-        spec = make_images(files, dim, clouds, teacher_run(args.path_t))
-        distributed.on_first(keep_sample, files, dim)
+        spec = make_images(files, dim, clouds, teacher_run(args.path_t), embedder)
+        distributed.on_first(keep_sample, files, dim, embedder)
         quality = distributed.on_first(report_quality, files, spec)
         print(
             f"dimension {dim}: sigma {spec.sigma:.4f}, persistence {spec.image_range[2]:.3f} to "
             f"{spec.image_range[3]:.3f}, {100 * quality['in_range']:.1f} % of the bars in range, grid step "
             f"{quality['persistence_step_over_sigma']:.2f} sigma"
         )
+    if making.discard_clouds:
+        distributed.on_first(files.discard_clouds)
     options = plain(read(args, Teacher), data, clouds, making)
     distributed.on_first(write_args, folder, options, git_commit(), device_name(data.device))
     print(
-        f"{num_clouds} clouds of {clouds.batch_size} points, width {width}, in {folder} "
+        f"{num_clouds} clouds of {clouds.points} points, width {width}, in {folder} "
         f"({time.perf_counter() - began:.1f} s)"
     )
 
 
-def make_clouds(files: CloudSet, embedder: Embedder, dims: list[int], device: torch.device) -> None:
-    """Write the missing chunks of clouds and of their diagrams."""
+def make_clouds(files: CloudSet, embedder: Embedder, kinds: list[str], device: torch.device) -> None:
+    """Write the missing chunks of these kinds, of clouds and of their diagrams."""
 
     @functools.lru_cache(maxsize=1)  # for both dimensions
     def clouds(chunk: int) -> torch.Tensor:
-        return torch.from_numpy(files.read("clouds", chunk)).to(device)
+        return torch.from_numpy(np.array(clouds_of(files, chunk, embedder))).to(device)
 
-    makers: dict[str, Maker] = {"clouds": lambda chunk: embed_chunk(files, chunk, embedder)}
-    if 0 in dims:
-        makers["diagrams_dim0"] = lambda chunk: dim0_deaths(clouds(chunk)).cpu().numpy()
-    if 1 in dims:
-        makers["diagrams_dim1"] = lambda chunk: dim1_diagrams(clouds(chunk))
-    make_chunks(files, "clouds, diagrams", makers)
+    makers: dict[str, Maker] = {
+        "clouds": lambda chunk: embed_chunk(files, chunk, embedder),
+        "diagrams_dim0": lambda chunk: dim0_deaths(clouds(chunk)).cpu().numpy(),
+        "diagrams_dim1": lambda chunk: dim1_diagrams(clouds(chunk)),
+    }
+    make_chunks(files, "clouds, diagrams", {kind: makers[kind] for kind in kinds})
 
 
-def make_images(files: CloudSet, dim: int, clouds: Clouds, teacher_name: str) -> ImageSpec:
+def make_images(files: CloudSet, dim: int, clouds: Clouds, teacher_name: str, embedder: Embedder) -> ImageSpec:
     """Fix the image from all diagrams, then write the missing chunks of images, each divided by the global maximum."""
     (min_b, min_p), (max_b, max_p) = distributed.on_first(bounds, files, dim, clouds.range)
     fields = {
         "dim": dim,
-        "sigma": distributed.on_first(image_sigma, files, dim, clouds.sigma_rule),
+        "sigma": distributed.on_first(image_sigma, files, dim, clouds.sigma_rule, embedder),
         "image_range": (min_b, max_b, min_p, max_p),
         "resolution": (clouds.resolution, clouds.resolution),
         "range_rule": clouds.range,

@@ -154,7 +154,7 @@ class FolderSet:
         self.info = info
         self.device = torch.device(device)
         self.labels = torch.from_numpy(listing.labels).to(self.device)
-        self._normalize = Normalization(info, self.device)
+        self.normalize = Normalization(info, self.device)
         self._tasks = Tasks()
         closing = multiprocessing.RawValue("b", False)
         atexit.register(setattr, closing, "value", True)
@@ -192,7 +192,7 @@ class FolderSet:
 
     def strong_view(self, seed: int, epoch: int, images: Tensor, indices: Tensor) -> Tensor:
         """As ImageSet.strong_view, but of `images` as `augmented` has cropped them."""
-        return self._normalize(strong_view(self._normalize.undone(images), seed, epoch, indices))
+        return self.normalize(strong_view(self.normalize.undone(images), seed, epoch, indices))
 
     def _epoch_order(self, seed: int, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != (seed, epoch):
@@ -212,7 +212,7 @@ class FolderSet:
             if isinstance(answer, str):
                 raise DatasetUnavailable(answer)
             pixels, indices = (part.to(self.device, non_blocking=True) for part in answer)
-            yield self._normalize(pixels), self.labels[indices], indices
+            yield self.normalize(pixels), self.labels[indices], indices
 
 
 class Tasks:

@@ -58,6 +58,11 @@ def num_classes(dataset: str) -> int:
     return dataset_dict[dataset].num_classes
 
 
+def image_size(data: Data) -> int:
+    """Pixels on each side of an image of --dataset."""
+    return dataset_dict[data.dataset].image_size
+
+
 def class_names(data: Data) -> list[str]:
     """Names of the classes of --dataset in the order of their labels; their numbers where they have no names."""
     info = dataset_dict[data.dataset]

@@ -111,7 +111,7 @@ def plain(*values: Any) -> dict[str, Any]:
 
 
 def batch_size() -> Any:
-    return setting(64, "images a step, which is also the number of points in a cloud", POSITIVE, CODE, short="n")
+    return setting(64, "images a step, which are a cloud or several (--cloud_size)", POSITIVE, CODE, short="n")
 
 
 def fitting_seed(what: str) -> Any:
@@ -245,6 +245,13 @@ class Clouds:
     """What a set of clouds and images is known by: stages 2, 3 and 4 must agree in it."""
 
     batch_size: int = batch_size()
+    cloud_size: int | None = setting(
+        None,
+        "points of a cloud, consecutive images of the batch (default: the batch; 64 for ImageNet's data sets)",
+        POSITIVE,
+        CODE + ": the batch; assumed: 64 for ImageNet's data sets",
+        short="cloud",
+    )
     tda_layer_t: int = setting(
         -1,
         "the teacher's layer: -1, -2, ... count back from the pooled vector, 0 is the logits",
@@ -279,6 +286,30 @@ class Clouds:
         short="",
     )
 
+    @classmethod
+    def of(cls, recipe: "Recipe | None") -> "Clouds":
+        """The clouds of a data set with a schedule of its own; those of CIFAR-100 where it has none."""
+        if recipe is None:
+            return cls()
+        return cls(batch_size=recipe.batch_size, cloud_size=recipe.cloud_size)
+
+    @property
+    def points(self) -> int:
+        """Of a cloud: so many consecutive images of a batch. UserError if a batch is no whole number of clouds."""
+        if self.cloud_size is None:
+            return self.batch_size
+        if self.batch_size % self.cloud_size:
+            raise UserError(
+                f"--cloud_size: found {self.cloud_size}, expected a divisor of --batch_size {self.batch_size}, which "
+                "is cut into clouds; change one of them"
+            )
+        return self.cloud_size
+
+    @property
+    def points_option(self) -> str:
+        """The option that says how many points a cloud has."""
+        return "--batch_size" if self.cloud_size is None else "--cloud_size"
+
     @property
     def dims(self) -> list[int]:
         """'01' -> [0, 1]."""
@@ -287,7 +318,7 @@ class Clouds:
     @property
     def folder_name(self) -> str:
         """Of the set, under the teacher's folder: resolution and range are omitted where they are 20 and all."""
-        parts = [f"layer{self.tda_layer_t}", f"n{self.batch_size}", self.pcd_bn, self.sigma_rule]
+        parts = [f"layer{self.tda_layer_t}", f"n{self.points}", self.pcd_bn, self.sigma_rule]
         if self.resolution != 20:
             parts.append(f"res{self.resolution}")
         if self.range != "all":
@@ -301,7 +332,7 @@ class Clouds:
             "dim": dim,
             "layer": self.tda_layer_t,
             "cloud_width": width,
-            "points": self.batch_size,
+            "points": self.points,
             "pcd_bn": self.pcd_bn,
             "sigma_rule": self.sigma_rule,
             "resolution": (self.resolution,) * 2,
@@ -320,6 +351,13 @@ class CloudMaking:
         "how clouds are kept; they are rounded before their diagrams are computed",
         ("float16", "float32"),
         "assumed: half the space",
+    )
+    discard_clouds: bool = setting(
+        False,
+        "keep diagrams and images, but not the clouds, which a RipsNet is fitted to and exact topology does not need",
+        "flag",
+        PLACE,
+        part_of_run=False,
     )
     seed: int = fitting_seed("of shuffling and augmentation")
 

@@ -87,7 +87,7 @@ def test_published_settings_are_the_published_ones():
     sgd = {"epochs": 240, "lr_decay_epochs": (150, 180, 210), "lr_decay_rate": 0.1, "momentum": 0.9, "lr": None}
     sgd |= {"batch_size": 64, "weight_decay": 0.0005, "dataset": "cifar100"}
     images = {"tda_layer_t": -1, "dim": "0", "sigma_rule": "released", "resolution": 20, "range": "all"}
-    images |= {"batch_size": 64, "dataset": "cifar100"}
+    images |= {"batch_size": 64, "cloud_size": None, "dataset": "cifar100"}
     ripsnet = {"epochs": 25000, "patience": 50, "batch_clouds": 64, "lr": 0.0005, "ripsnet_clouds": None}
     expected = {
         "train_teacher": sgd,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from ..errors import Interrupted, RunStopped, UserError
-from ..settings import Number, Training, declared
+from ..settings import Clouds, Number, Training, declared
 from . import types
 
 Section = TypeVar("Section")
@@ -28,6 +28,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs: Any):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+        self._declared: dict[str, type] = {}  # the section of each option
 
     def error(self, message: str) -> NoReturn:
         _say(f"{self.prog}: {message} (see {self.prog} --help)")
@@ -50,18 +51,23 @@ class Parser(argparse.ArgumentParser):
                 continue
             default = changed.get(name, fields[name])
             group.add_argument(*entry.flags, f"--{name}", **_argument(entry, default, name in changed))
+            self._declared[name] = section
 
     def adopt_recipe(self, argv: Sequence[str]) -> None:
-        """Defaults of the schedule as the literature has them for the data set that the command line names."""
-        if not any(action.dest == "dataset" for action in self._actions):
+        """Defaults of schedule and clouds as the data set has them that the command line names."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for command in action.choices.values():
+                    command.adopt_recipe(argv)
+        if "dataset" not in self._declared:
             return
         asked = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         asked.add_argument("--dataset", nargs="?")
         recipe = types.recipe(asked.parse_known_args(list(argv))[0].dataset)
         if recipe is not None:
-            own = vars(Training.of(recipe))
-            known = {action.dest for action in self._actions} & own.keys() - {"lr", "amp"}
-            self.set_defaults(**{name: own[name] for name in known})
+            own: dict[type, dict[str, Any]] = {Training: vars(Training.of(recipe)), Clouds: vars(Clouds.of(recipe))}
+            known = [name for name, section in self._declared.items() if section in own and name not in ("lr", "amp")]
+            self.set_defaults(**{name: own[self._declared[name]][name] for name in known})
 
     def add_config(self) -> None:
         """Add --config, which `written_out` replaces by the options of an earlier run."""

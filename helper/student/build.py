@@ -68,11 +68,14 @@ def build_objective(
         other=build_loss(settings, student, teacher.model, train_set),
         topology=topology.module if topology else None,
         layer_t=clouds.tda_layer_t,
+        cloud_size=clouds.points if topology else None,
         widths=widths,
         epochs=settings.training.epochs,
         strong_view=partial(train_set.strong_view, settings.repetition.seed),
     )
-    objective.probe = Probe(probe_batches(train_set, clouds.batch_size), topology.specs if topology else ())
+    points = clouds.points if topology else 1  # the gradients need one batch
+    batches = probe_batches(train_set, settings.training.batch_size, points)
+    objective.probe = Probe(batches, topology.specs if topology else (), train_set.normalize)
     return objective.to(settings.data.device), topology.r2 if topology else None
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from distiller_zoo import ABSENT, KD, Batch, FirstStaged, Output, distiller_dict, forward, standardize
 
-from ..clouds.layers import as_cloud, read_layer
+from ..clouds.layers import as_points, in_clouds, read_layer
 from ..settings import ResolvedLoss
 from ..training.objective import Objective, autocast
 
@@ -51,7 +51,8 @@ class Distillation(Objective):
 
     teacher: frozen, in eval mode, called as teacher(images, is_feat=True); not run when only ce has a weight.
     other: the method's loss, called with (Output, Output, Batch); None where there is none.
-    topology: called with the clouds (n, d) of student and teacher. layer_t: the teacher's layer that it reads.
+    topology: called with the clouds (N, n, d) of student and teacher. layer_t: the teacher's layer that it reads.
+    cloud_size: n, the points of a cloud, which are consecutive images of the batch; None for the whole batch.
     widths: of these clouds, the student's and the teacher's; where they differ, a trainable 1 x 1 convolution with
     bias maps the student's to the teacher's width. It is no part of the deployed student.
     epochs: of the run, for methods whose weights follow a schedule.
@@ -71,6 +72,7 @@ class Distillation(Objective):
         other: nn.Module | None = None,
         topology: nn.Module | None = None,
         layer_t: int = -1,
+        cloud_size: int | None = None,
         widths: tuple[int, int] | None = None,
         epochs: int = 240,
         strong_view: Callable[[int, Tensor, Tensor], Tensor] | None = None,
@@ -81,7 +83,7 @@ class Distillation(Objective):
         self.loss, self.method, self.beta = loss, method, beta
         self.kd, self.other = KD(loss.kd_T), other
         self.frozen = Frozen(teacher, topology)
-        self.layer_s, self.layer_t = loss.tda_layer_s, layer_t
+        self.layer_s, self.layer_t, self.cloud_size = loss.tda_layer_s, layer_t, cloud_size
         self.projection = None
         if topology is not None and widths is not None and widths[0] != widths[1]:
             self.projection = nn.Conv2d(*widths, kernel_size=1)
@@ -122,9 +124,9 @@ class Distillation(Objective):
             if "other" in self.weights:
                 terms["other"] = self.compare(student, teacher, images, Batch(labels, indices, self.epoch))
             if "top" in self.weights:
-                cloud = as_cloud(read_layer(teacher.features, teacher.logits, self.layer_t))
+                clouds = self.clouds(read_layer(teacher.features, teacher.logits, self.layer_t))
                 assert self.frozen.topology is not None
-                terms["top"] = self.frozen.topology(self.student_cloud(feature), cloud)
+                terms["top"] = self.frozen.topology(self.student_clouds(feature), clouds)
         return Step(student.logits, terms, feature)
 
     def compare(self, student: Reading, teacher: Reading, images: Tensor, batch: Batch) -> Tensor:
@@ -169,10 +171,16 @@ class Distillation(Objective):
         last_map = ABSENT if reading.last_map is None else reading.last_map.float()
         return Output(self.method.select(reading.features), logits, last_map)
 
-    def student_cloud(self, feature: Tensor) -> Tensor:
-        """The student's feature as a cloud (n, d) of the teacher's width."""
-        cloud = as_cloud(feature)
-        return cloud if self.projection is None else self.projection(cloud[:, :, None, None]).flatten(1)
+    def clouds(self, feature: Tensor) -> Tensor:
+        """A network's feature as clouds (N, n, d)."""
+        return in_clouds(as_points(feature), self.cloud_size)
+
+    def student_clouds(self, feature: Tensor) -> Tensor:
+        """The student's feature as clouds (N, n, d) of the teacher's width."""
+        points = as_points(feature)
+        if self.projection is not None:
+            points = self.projection(points[:, :, None, None]).flatten(1)
+        return in_clouds(points, self.cloud_size)
 
     def diagnose(self) -> dict[str, float]:
         return {} if self.probe is None else self.probe.diagnose(self)

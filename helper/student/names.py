@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 # The options of a loss and its clouds in the order in which they stand in a name; others follow these. `options` are
 # the method's own.
-ORDER = """gamma alpha beta delta kd_T batch_size warmup first_epochs options dim tda_layer_t tda_layer_s operator
-pcd_bn sigma_rule resolution range ripsnet_clouds""".split()
+ORDER = """gamma alpha beta delta kd_T batch_size cloud_size warmup first_epochs options dim tda_layer_t
+tda_layer_s operator pcd_bn sigma_rule resolution range ripsnet_clouds""".split()
 SHORT = {"options": ""} | short_names(Loss, Clouds)
 VARIANT = {name: SHORT[name] for name in [*ORDER, *(name for name in SHORT if name not in ORDER)]}
 

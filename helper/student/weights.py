@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from dataset import dataset_dict
+from dataset import Recipe, dataset_dict
 from distiller_zoo import Method, distiller_dict
 
 from ..errors import UserError
@@ -31,7 +31,7 @@ BY_HAND = "given on the command line"
 # What an image is made by, beside its homology dimension and layer.
 IMAGE_OPTIONS = ("pcd_bn", "sigma_rule", "resolution", "range")
 RIPSNET_OPTIONS = ("operator", "ripsnet", "ripsnet_clouds")
-TOPOLOGY_OPTIONS = ("dim", "tda_layer_t", "tda_layer_s")
+TOPOLOGY_OPTIONS = ("dim", "tda_layer_t", "tda_layer_s", "cloud_size")
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class StudentSettings:
         """Where loss and clouds depart from the method's and the pair's own settings."""
         loss, method, pair = self.loss, self.method, self.pair
         beta, options, _ = method.settings(self.teacher, self.student)
-        name = names.method_name(self)
+        name, own_clouds = names.method_name(self), Clouds.of(dataset_dict[self.data.dataset].recipe)
         gamma, alpha = (method.gamma, method.alpha) if loss.beta else (1.0, pair.alpha)
         if name in ("KD", "KD+LS"):
             gamma, alpha = method.gamma, method.alpha
@@ -90,7 +90,8 @@ class StudentSettings:
             "alpha": alpha,
             "beta": beta if loss.beta else 0.0,
             "delta": pair.delta if loss.delta else 0.0,
-            "batch_size": Training.of(dataset_dict[self.data.dataset].recipe).batch_size,
+            "batch_size": own_clouds.batch_size,
+            "cloud_size": own_clouds.cloud_size or self.clouds.batch_size,
             "kd_T": temperature(loss),
             "warmup": method.warmup if loss.beta else 0,
             "first_epochs": method.first_epochs if loss.beta else 0,
@@ -98,6 +99,8 @@ class StudentSettings:
             "operator": pair.operator,
         }
         values = vars(self.clouds) | vars(loss) | {"options": self.options if loss.beta else {}}
+        if loss.topology is not None:
+            values["cloud_size"] = self.clouds.points
         return names.variant({name: values[name] for name in values if name not in self.without_effect}, own)
 
 
@@ -134,19 +137,21 @@ def resolve(
     student: str,
 ) -> StudentSettings:
     """The settings of a student's run, with nothing left open. UserError for a loss that makes no sense."""
+    recipe = dataset_dict[data.dataset].recipe
     return StudentSettings(
         teacher,
         student,
-        resolve_loss(loss, clouds, teacher, student),
+        resolve_loss(loss, clouds, teacher, student, recipe),
         clouds,
         data,
-        training.resolved(student, dataset_dict[data.dataset].recipe),
+        training.resolved(student, recipe),
         repetition.resolved(),
     )
 
 
-def resolve_loss(loss: Loss, clouds: Clouds, teacher: str, student: str) -> ResolvedLoss:
-    """The loss with every weight, option and epoch that is not given, and where the weights come from."""
+def resolve_loss(loss: Loss, clouds: Clouds, teacher: str, student: str, recipe: Recipe | None = None) -> ResolvedLoss:
+    """The loss with every weight, option and epoch that is not given, and where the weights come from. recipe: of the
+    data set, where it has one."""
     pair, method = pair_settings(teacher, student), method_of(loss)
     beta, own_options, source = method.settings(teacher, student)
     gamma, alpha = method.gamma, method.alpha
@@ -166,7 +171,7 @@ def resolve_loss(loss: Loss, clouds: Clouds, teacher: str, student: str) -> Reso
         "delta": delta,
     }
     check_weights(loss, method, weights)
-    check_effect(loss, clouds, method, weights, topology)
+    check_effect(loss, clouds, method, weights, topology, recipe)
 
     given = parse_options(loss.set, method)
     options = own_options | given if weights["beta"] else {}
@@ -225,7 +230,12 @@ def check_weights(loss: Loss, method: Method, weights: Mapping[str, float]) -> N
 
 
 def check_effect(
-    loss: Loss, clouds: Clouds, method: Method, weights: Mapping[str, float], topology: str | None
+    loss: Loss,
+    clouds: Clouds,
+    method: Method,
+    weights: Mapping[str, float],
+    topology: str | None,
+    recipe: Recipe | None,
 ) -> None:
     """Refuse options that would do nothing in this run."""
 
@@ -251,14 +261,14 @@ def check_effect(
 
     where = f"--topology {topology}" if topology else "no topology term (--delta 0)"
     given = {name: getattr(loss, name) for name in (*RIPSNET_OPTIONS, "tda_layer_s")}
-    given |= {name: getattr(clouds, name) for name in (*IMAGE_OPTIONS, "dim", "tda_layer_t")}
-    refuse_without_effect({name: given[name] for name in idle_options(topology)}, where)
+    given |= {name: getattr(clouds, name) for name in (*IMAGE_OPTIONS, "dim", "tda_layer_t", "cloud_size")}
+    refuse_without_effect({name: given[name] for name in idle_options(topology)}, where, recipe)
     if loss.ripsnet and loss.ripsnet_clouds:
         raise UserError("--ripsnet_clouds: has no effect with --ripsnet; leave it out")
 
-    if topology and clouds.batch_size < 2:
+    if topology and clouds.points < 2:
         raise UserError(
-            f"--batch_size: found {clouds.batch_size}, expected at least 2 with --topology {topology}, because a "
+            f"{clouds.points_option}: found {clouds.points}, expected at least 2 with --topology {topology}, because a "
             "single point has no diagram"
         )
     if topology == "wasserstein" and clouds.dim != "0":
@@ -274,9 +284,10 @@ def check_effect(
             )
 
 
-def refuse_without_effect(given: Mapping[str, Any], where: str) -> None:
-    """Refuse options, by name, that are not at their defaults although they do nothing. where: why they do nothing."""
-    own = defaults(RipsNetChoice, Clouds, Loss)
+def refuse_without_effect(given: Mapping[str, Any], where: str, recipe: Recipe | None) -> None:
+    """Refuse options, by name, that are not at their defaults although they do nothing. where: why they do nothing;
+    recipe: of the data set, where it has one."""
+    own = defaults(RipsNetChoice, Loss) | vars(Clouds.of(recipe))
     for name, value in given.items():
         if value != own[name]:
             raise UserError(f"--{name}: has no effect with {where}; leave it out")
