@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
 from .errors import UserError
@@ -197,6 +197,27 @@ def parallel(module: nn.Module) -> nn.Module:
     if not dist.is_initialized():
         return module
     return nn.parallel.DistributedDataParallel(module, static_graph=True, gradient_as_bucket_view=True)
+
+
+def gather(points: Tensor) -> Tensor:
+    """The rows (n, d) of all processes, in the order of their numbers, (W n, d). The gradient is that of the sum of
+    what the processes make of them, so that the mean gradient of `parallel` is exact for a value that all compute."""
+    return _Gather.apply(points)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, points: Tensor) -> Tensor:
+        parts = [torch.empty_like(points) for _ in range(world())]
+        dist.all_gather(parts, points)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient.chunk(world())[rank()]
 
 
 def share_buffers(module: nn.Module) -> None:
