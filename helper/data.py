@@ -31,13 +31,19 @@ def load_data(data: Data) -> tuple[LabelledImages, LabelledImages]:
 
 def train_loader(images: LabelledImages, batch_size: int, seed: int) -> TrainLoader:
     """This process's share of the batches of a training set. UserError if the processes cannot share one equally."""
-    rank, world = distributed.rank(), distributed.world()
-    if batch_size % world:
+    share_of(batch_size)
+    return TrainLoader(images, batch_size, seed, rank=distributed.rank(), world=distributed.world())
+
+
+def share_of(batch_size: int) -> int:
+    """The images of a batch that a process has. UserError if the processes cannot share it equally."""
+    share, rest = divmod(batch_size, distributed.world())
+    if rest:
         raise UserError(
-            f"--batch_size: found {batch_size}, which {world} processes cannot share equally; give a multiple of "
-            f"{world}, or start another number of processes"
+            f"--batch_size: found {batch_size}, which {distributed.world()} processes cannot share equally; give a "
+            f"multiple of {distributed.world()}, or start another number of processes"
         )
-    return TrainLoader(images, batch_size, seed, rank=rank, world=world)
+    return share
 
 
 def usable_cores() -> int:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
 
 from .errors import UserError
@@ -124,6 +124,15 @@ def all_states(state: Value) -> list[Value]:
     return states
 
 
+def to_first(value: Value) -> list[Value]:
+    """A picklable value of each process in process 0, in the order of their numbers; nothing in the others."""
+    if world() == 1:
+        return [value]
+    values: list[Any] = [None] * world() if rank() == 0 else []
+    dist.gather_object(value, values if rank() == 0 else None, dst=0)
+    return values
+
+
 def together(function: Callable[..., Value], *arguments: Any) -> Value:
     """What a function returns in each process. If it fails in some, all raise the error of the first of these."""
     if world() == 1:
@@ -188,6 +197,27 @@ def parallel(module: nn.Module) -> nn.Module:
     if not dist.is_initialized():
         return module
     return nn.parallel.DistributedDataParallel(module, static_graph=True, gradient_as_bucket_view=True)
+
+
+def gather(points: Tensor) -> Tensor:
+    """The rows (n, d) of all processes, in the order of their numbers, (W n, d). The gradient is that of the sum of
+    what the processes make of them, so that the mean gradient of `parallel` is exact for a value that all compute."""
+    return _Gather.apply(points)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, points: Tensor) -> Tensor:
+        parts = [torch.empty_like(points) for _ in range(world())]
+        dist.all_gather(parts, points)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient.chunk(world())[rank()]
 
 
 def share_buffers(module: nn.Module) -> None:

@@ -498,6 +498,14 @@ class Loss(RipsNetChoice):
         short=None,
     )
     tda_layer_s: int = setting(-1, "the student's layer, counted as --tda_layer_t", LAYER, CODE, short="layerS")
+    gather_clouds: bool = setting(
+        False,
+        "several processes: compare clouds whose images they share, by sending the features of all to each",
+        "flag",
+        PLACE,
+        part_of_run=False,
+        short=None,
+    )
     ripsnet: tuple[str, ...] | None = setting(
         None,
         "fitted RipsNet, one a dimension (default: found under ripsnet/ by the teacher and the options)",

@@ -1,7 +1,8 @@
 """What stage 2 computes from a set's chunks: clouds, the numbers that define an image, a sample, and a report."""
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,13 +15,17 @@ from ripsnet import (
     subsample_sigma,
 )
 
+from .. import distributed
 from ..errors import UserError
 from ..files.atomic import npz, write_bytes, write_json
 from ..files.paths import quality_file, sample_file
 from ..networks import Network
 from ..settings import CloudMaking, Clouds, Data
+from ..training.progress import Bar
 from .embedding import Embedder
-from .store import CloudSet, Diagrams, Origin
+from .store import CloudSet, Diagrams, Origin, images_of
+
+Maker = Callable[[int], Any]
 
 SAMPLE = 64  # clouds
 SIGMA_POINTS = 200  # that the released rule looks at
@@ -86,6 +91,52 @@ def embed_chunk(files: CloudSet, chunk: int, embedder: Embedder) -> np.ndarray:
     if not np.isfinite(clouds).all():
         raise UserError(f"--cloud_dtype: found {origin.cloud_dtype}, but the clouds hold values beyond it; try float32")
     return clouds
+
+
+def make_chunks(files: CloudSet, what: str, makers: Mapping[str, Maker]) -> None:
+    """Write the missing chunks of some kinds. makers: compute a chunk of each kind by its number, in this order.
+
+    Of several processes each computes a chunk at a time, and process 0 writes them all: a folder has one writer.
+    """
+    rank, world = distributed.rank(), distributed.world()
+    missing = distributed.on_first(_missing, files, list(makers))
+    to_do = [chunk for chunk in files.chunks if missing[chunk]]
+    with Bar(what, files.num_clouds, "cloud", initial=files.num_clouds - files.count(to_do)) as bar:
+        for first in range(0, len(to_do), world):
+            turn = to_do[first : first + world]
+            for kind, make in makers.items():
+                own = [chunk for chunk in turn[rank : rank + 1] if kind in missing[chunk]]
+                made = distributed.to_first(distributed.together(_make, make, own))
+                distributed.on_first(_write, files, kind, made)
+                if rank > 0:
+                    files.forget_checksums()
+            bar.update(files.count(turn))
+
+
+def _missing(files: CloudSet, kinds: Sequence[str]) -> dict[int, list[str]]:
+    return {chunk: [kind for kind in kinds if not files.done(kind, chunk)] for chunk in files.chunks}
+
+
+def _make(make: Maker, chunks: Sequence[int]) -> dict[int, Any]:
+    return {chunk: make(chunk) for chunk in chunks}
+
+
+def _write(files: CloudSet, kind: str, made: Sequence[dict[int, Any]]) -> None:
+    for chunk, content in ((chunk, content) for each in made for chunk, content in each.items()):
+        if kind.startswith("diagrams"):
+            files.write_diagrams(int(kind[-1]), chunk, content)
+        else:
+            files.write(kind, chunk, content)
+
+
+def highest_pixel(files: CloudSet, spec: ImageSpec) -> float:
+    """The maximum of all images of a set."""
+    own = distributed.together(_highest_pixels, files, spec, files.chunks[distributed.rank() :: distributed.world()])
+    return max(value for values in distributed.all_states(own) for value in values)
+
+
+def _highest_pixels(files: CloudSet, spec: ImageSpec, chunks: Sequence[int]) -> list[float]:
+    return [images_of(files.read_diagrams(spec.dim, chunk), spec).max().item() for chunk in chunks]
 
 
 def bounds(files: CloudSet, dim: int, rule: str) -> tuple[np.ndarray, np.ndarray]:

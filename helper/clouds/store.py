@@ -241,6 +241,10 @@ class CloudSet:
             self._sums[kind] = _read_checksums(self.folder, kind)
         return self._sums[kind]
 
+    def forget_checksums(self) -> None:
+        """Read the lists again where they are needed: another process may have written them."""
+        self._sums.clear()
+
     def write(self, kind: str, chunk: int, array: np.ndarray) -> None:
         """List a chunk and write it, after what says that the set is complete has been withdrawn.
 

@@ -45,6 +45,9 @@ SECTIONS: dict[str, tuple[type, ...]] = {
 }
 
 
+SEVERAL = ("train_teacher", "generate_PCD_PI", "train_student")  # the scripts that torchrun can start
+
+
 # What the command line may name
 
 
@@ -243,15 +246,18 @@ def as_text(value: Any) -> str:
 
 class Planner:
     """Jobs by name, in an order in which they can run. data_dir, device: of the user for all four stages; amp: for the
-    two that train with images."""
+    two that train with images; processes: of those that several can share."""
 
-    def __init__(self, data_dir: str | None = None, device: str | None = None, amp: str | None = None):
-        self.data_dir, self.device, self.amp = data_dir, device, amp
+    def __init__(
+        self, data_dir: str | None = None, device: str | None = None, amp: str | None = None, processes: int = 1
+    ):
+        self.data_dir, self.device, self.amp, self.processes = data_dir, device, amp, processes
         self.jobs: dict[str, Job] = {}
 
     def add(self, name: str, script: str, options: Iterable[str], work: Work | None = None, **about: Any) -> str:
         """Add a job unless it is there; returns its name."""
         if name not in self.jobs:
+            about = {"processes": self.processes if script in SEVERAL else 1} | about
             self.jobs[name] = Job(name, (f"{script}.py", *options), work=work or Work(script), **about)
         return name
 
@@ -270,6 +276,13 @@ class Planner:
             amp = Training().amp
         return replace(training, amp=amp or training.amp)
 
+    def check_batch(self, batch_size: int) -> None:
+        if batch_size % self.processes:
+            raise UserError(
+                f"--nproc: found {self.processes}, expected a divisor of the batch of {batch_size} images, which the "
+                "processes share equally"
+            )
+
     def dataset(self, table: Table) -> list[str]:
         own = defaults(Data)["dataset"]
         return [] if table.dataset == own else ["--dataset", table.dataset]
@@ -277,6 +290,7 @@ class Planner:
     def teacher(self, table: Table, teacher: str) -> str:
         """Stage 1. A folder with nothing but best.pth is a teacher from elsewhere, and finished."""
         name, folder = teacher_name(table, teacher), Path(teacher_path(table, teacher)).parent
+        self.check_batch(table.teacher.batch_size)
         brought = (folder / "best.pth").is_file() and not (folder / "last.pth").is_file()
         named = ["--name", name] if departing_schedule(table, table.teacher) else []
         options = [*self.dataset(table), *flags(self.schedule(table.teacher)), *named]
@@ -347,9 +361,14 @@ class Planner:
         name = student_name(settings, departing or None)
         named = ["--name", name] if departing else []
         clouds = settings.clouds
+        self.check_batch(clouds.batch_size)
         options = [*self.dataset(table), *flags(asked_loss(table, row, arm)), *flags(clouds)]
         options += flags(self.schedule(table.student, table.amp), {"batch_size": table.student.batch_size})
-        epochs = table.student.epochs + settings.loss.first_epochs
+        epochs, processes = table.student.epochs + settings.loss.first_epochs, self.processes
+        if settings.loss.beta and not settings.method.several:
+            processes = 1
+        if settings.loss.topology and (clouds.batch_size // processes) % clouds.points:
+            options.append("--gather_clouds")
         return self.add(
             name,
             "train_student",
@@ -360,6 +379,7 @@ class Planner:
             done=row_file(name),
             resumable=True,
             needs=self.images(table, row, arm),
+            processes=processes,
         )
 
     def table(self, table: Table, rows: list[str], arms: list[Arm], trials: int | None) -> None:

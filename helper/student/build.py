@@ -13,6 +13,7 @@ from models import create_model, feature_shapes, fold_batchnorm, map_shape, prea
 from .. import distributed
 from ..clouds.layers import layer_width
 from ..clouds.outputs import cached_teacher
+from ..data import share_of
 from ..errors import UserError
 from ..networks import Network, check_map, replaced_student
 from ..training.seeding import seed_everything
@@ -30,19 +31,28 @@ def build_student(arch: str, num_classes: int, seed: int, device: torch.device) 
 
 
 def check_processes(settings: StudentSettings) -> None:
-    """Say what several processes share. UserError for a method that they cannot."""
-    method, batch_size, world = settings.method, settings.training.batch_size, distributed.world()
-    if world == 1:
-        return
-    if settings.loss.beta and not method.several:
+    """Say what several processes share. UserError for a loss that they cannot compute."""
+    loss, clouds, method, world = settings.loss, settings.clouds, settings.method, distributed.world()
+    batch_size, share = settings.training.batch_size, share_of(settings.training.batch_size)
+    if loss.beta and not method.several and world > 1:
         raise UserError(
-            f"--distill {settings.loss.distill}: found {world} processes, but its memory of the training images is one "
+            f"--distill {loss.distill}: found {world} processes, but its memory of the training images is one "
             "process's; start it without torchrun"
         )
-    seen_by = "batch norms see"
-    if settings.loss.beta and method.relates:
-        seen_by = f"batch norms and the relations of {method.name} between images see"
-    print(f"{world} processes: {seen_by} the {batch_size // world} images of one process, of {batch_size}", flush=True)
+    whole = loss.topology is None or share % clouds.points == 0
+    if whole and loss.gather_clouds:
+        why = "no topology term (--delta 0)" if loss.topology is None else "whole clouds in each process"
+        raise UserError(f"--gather_clouds: has no effect with {why}; leave it out")
+    if not whole and not loss.gather_clouds:
+        raise UserError(
+            f"{clouds.points_option}: found clouds of {clouds.points} images, of which each of {world} processes has "
+            f"{share}; start fewer processes, give a larger --batch_size (with its --lr), or --gather_clouds"
+        )
+    if world > 1:
+        seen_by = "batch norms see"
+        if loss.beta and method.relates:
+            seen_by = f"batch norms and the relations of {method.name} between images see"
+        print(f"{world} processes: {seen_by} the {share} images of one process, of {batch_size}", flush=True)
 
 
 def build_objective(
@@ -106,7 +116,7 @@ def build_loss(
         classifier_t=classifier(teacher)[1].requires_grad_(False),
         norms_t=preactivation_norms(teacher) if method.preact_t else (),
         labels=train_set.labels,
-        batch_size=settings.training.batch_size // distributed.world(),
+        batch_size=share_of(settings.training.batch_size),
         kd_T=loss.kd_T,
     )
     try:

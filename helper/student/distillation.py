@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from distiller_zoo import ABSENT, KD, Batch, FirstStaged, Output, distiller_dict, forward, standardize
 
+from .. import distributed
 from ..clouds.layers import as_points, in_clouds, read_layer
 from ..clouds.outputs import CachedTeacher
 from ..settings import ResolvedLoss
@@ -124,11 +125,14 @@ class Distillation(Objective):
         known = None
         if self.cache is not None:
             known = Reading(*self.cache.at(indices), None)
-        step = self.compute(images, labels, indices, known)
+        step = self.compute(images, labels, indices, known, shared=True)
         return step.logits, step.terms
 
-    def compute(self, images: Tensor, labels: Tensor, indices: Tensor, teacher: Reading | None = None) -> Step:
-        """teacher: what it makes of these images, where that is known; it is run on them otherwise."""
+    def compute(
+        self, images: Tensor, labels: Tensor, indices: Tensor, teacher: Reading | None = None, shared: bool = False
+    ) -> Step:
+        """teacher: what it makes of these images, where that is known; it is run on them otherwise. shared: whether the
+        images are one process's share of a batch, of which all processes compute this."""
         if teacher is None and self.weights.keys() - {"ce"}:
             with torch.no_grad():  # first, so that the student's activations are still in the caches for backward
                 teacher = self.read(self.frozen.teacher, images)
@@ -143,9 +147,9 @@ class Distillation(Objective):
             if "other" in self.weights:
                 terms["other"] = self.compare(student, teacher, images, Batch(labels, indices, self.epoch))
             if "top" in self.weights:
-                clouds = self.clouds(read_layer(teacher.features, teacher.logits, self.layer_t))
+                clouds = self.clouds(read_layer(teacher.features, teacher.logits, self.layer_t), shared)
                 assert self.frozen.topology is not None
-                terms["top"] = self.frozen.topology(self.student_clouds(feature), clouds)
+                terms["top"] = self.frozen.topology(self.student_clouds(feature, shared), clouds)
         return Step(student.logits, terms, feature)
 
     def compare(self, student: Reading, teacher: Reading, images: Tensor, batch: Batch) -> Tensor:
@@ -190,16 +194,21 @@ class Distillation(Objective):
         last_map = ABSENT if reading.last_map is None else reading.last_map.float()
         return Output(self.method.select(reading.features), logits, last_map)
 
-    def clouds(self, feature: Tensor) -> Tensor:
-        """A network's feature as clouds (N, n, d)."""
-        return in_clouds(as_points(feature), self.cloud_size)
+    def clouds(self, feature: Tensor, shared: bool = False) -> Tensor:
+        """A network's feature as clouds (N, n, d). shared: whether it is that of one process's share of a batch; then
+        the features of all are brought together unless the share is whole clouds, so that the clouds are those of one
+        process."""
+        points = as_points(feature)
+        if shared and distributed.world() > 1 and (self.cloud_size is None or len(points) % self.cloud_size):
+            points = distributed.gather(points)
+        return in_clouds(points, self.cloud_size)
 
-    def student_clouds(self, feature: Tensor) -> Tensor:
+    def student_clouds(self, feature: Tensor, shared: bool = False) -> Tensor:
         """The student's feature as clouds (N, n, d) of the teacher's width."""
         points = as_points(feature)
         if self.projection is not None:
             points = self.projection(points[:, :, None, None]).flatten(1)
-        return in_clouds(points, self.cloud_size)
+        return self.clouds(points, shared)
 
     def diagnose(self) -> dict[str, float]:
         return {} if self.probe is None else self.probe.diagnose(self)
