@@ -11,6 +11,7 @@ kept in ripsnet/<teacher run>/<set>/ with its diagram and its image, and with
     args.json           the options and the command, which --config repeats
     quality_dim0.json   what the images hold: share of bars in range, distance of the grid points in units of sigma, ...
 
+With --teacher_cache the clouds are read from the table of the teacher's outputs that students share (train_student.py).
 Run again after an interruption it continues where it stopped; with more --passes it adds the missing clouds.
 """
 

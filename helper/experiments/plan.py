@@ -12,6 +12,7 @@ import torch
 
 from distiller_zoo import distiller_dict
 
+from ..clouds.outputs import uncached
 from ..errors import UserError
 from ..files.paths import RESULTS, STUDENTS, TEACHERS, clouds_folder, quality_file, row_file, spec_file
 from ..settings import (
@@ -161,10 +162,13 @@ def own_epochs(method: str, training: Training) -> dict[str, int]:
     return {name: max(1, int(ratio * value + 0.5)) for name, value in published.items() if value}
 
 
-def student_settings(table: Table, row: str, arm: Arm, trial: int = 1, amp: str | None = None) -> StudentSettings:
-    """The settings of a student as train_student.py resolves them. amp: in place of the table's."""
+def student_settings(
+    table: Table, row: str, arm: Arm, trial: int = 1, amp: str | None = None, teacher_cache: bool = False
+) -> StudentSettings:
+    """The settings of a student as train_student.py resolves them. amp: in place of the table's. teacher_cache: where
+    it can serve the student."""
     clouds = with_options(table.clouds, arm.options)
-    return resolve(
+    settings = resolve(
         asked_loss(table, row, arm),
         clouds,
         Data(dataset=table.dataset, device=torch.device("cpu")),
@@ -172,6 +176,9 @@ def student_settings(table: Table, row: str, arm: Arm, trial: int = 1, amp: str 
         Repetition(trial=trial),
         *networks(row),
     )
+    if teacher_cache and settings.without_cache is None:
+        settings = replace(settings, training=replace(settings.training, teacher_cache=True))
+    return settings
 
 
 # Names
@@ -184,6 +191,8 @@ def departing_schedule(table: Table, training: Training) -> str:
     as_published = (training.epochs, training.lr_decay_epochs) == (published.epochs, published.lr_decay_epochs)
     if table.scaled or not (table.tag or as_published):
         parts.append(f"e{training.epochs}")
+    if parts and training.teacher_cache:
+        parts.append("cache")
     return " ".join(parts)
 
 
@@ -220,10 +229,16 @@ def as_text(value: Any) -> str:
 
 class Planner:
     """Jobs by name, in an order in which they can run. data_dir, device: of the user for all four stages; amp: for the
-    two that train with images."""
+    two that train with images. teacher_cache: for the clouds and students that it can serve."""
 
-    def __init__(self, data_dir: str | None = None, device: str | None = None, amp: str | None = None):
-        self.data_dir, self.device, self.amp = data_dir, device, amp
+    def __init__(
+        self,
+        data_dir: str | None = None,
+        device: str | None = None,
+        amp: str | None = None,
+        teacher_cache: bool = False,
+    ):
+        self.data_dir, self.device, self.amp, self.teacher_cache = data_dir, device, amp, teacher_cache
         self.jobs: dict[str, Job] = {}
 
     def add(self, name: str, script: str, options: Iterable[str], work: Work | None = None, **about: Any) -> str:
@@ -270,6 +285,8 @@ class Planner:
         teacher = networks(row)[0]
         clouds = replace(with_options(table.clouds, arm.options), dim=str(dim))
         making = with_options(table.making, arm.options)
+        if self.teacher_cache and uncached(table.dataset, clouds.tda_layer_t, clouds.pcd_bn) is None:
+            making = replace(making, teacher_cache=True)
         path = teacher_path(table, teacher)
         folder = clouds_folder(path, clouds)
         options = [*self.dataset(table), *flags(clouds), *flags(making)]
@@ -317,13 +334,14 @@ class Planner:
     def student(self, table: Table, row: str, arm: Arm, trial: int) -> str:
         """Stage 4, after what it needs."""
         teacher, student = networks(row)
-        departing = departing_schedule(table, table.student)
-        settings = student_settings(table, row, arm, trial, self.amp)
+        settings = student_settings(table, row, arm, trial, self.amp, self.teacher_cache)
+        training = replace(table.student, teacher_cache=settings.training.teacher_cache)
+        departing = departing_schedule(table, training)
         name = student_name(settings, departing or None)
         named = ["--name", name] if departing else []
         clouds = settings.clouds
         options = [*self.dataset(table), *flags(asked_loss(table, row, arm)), *flags(clouds)]
-        options += flags(self.schedule(table.student), {"batch_size": table.student.batch_size})
+        options += flags(self.schedule(training), {"batch_size": table.student.batch_size})
         epochs = table.student.epochs + settings.loss.first_epochs
         return self.add(
             name,
