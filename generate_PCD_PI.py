@@ -15,6 +15,7 @@ Run again after an interruption it continues where it stopped; with more --passe
 it replaces the images, unless RipsNets are fitted to them. With --discard_clouds it keeps all but the clouds
 themselves, which take most of the disk and which only stage 3 reads.
 Several processes (torchrun) share the chunks of clouds; they must see the same folder.
+With --teacher_cache the clouds are read from the table of the teacher's outputs that students share (train_student.py).
 """
 
 import helper.cli.early  # noqa: F401

@@ -8,10 +8,14 @@
     ... -r 1 -a 0 -d 0                # cross entropy alone
     ... --distill crd                 # another method, by its published settings;  -d 5 adds topology to it
     ... --distill fitnet --set hint=3 # with an option of its own
+    ... --teacher_cache               # the teacher's outputs from a table, computed once for all its students
     python train_student.py --list    # the methods, their settings, options and pairs
     python train_student.py --config save_s_models/<run>/args.json --trial 2    # the same options again, another seed
 
 To go on to more epochs, a student needs a --name from the start, since the epochs stand in the name that it is given.
+
+--teacher_cache serves what reads the teacher's logits and pooled vector alone, on images that are kept on the device.
+The table lies beside the teacher's checkpoint; a student by it differs from one without in the last digits.
 
 With a topology term and no --alpha, the pair's value is taken from helper/student/pairs.py. All methods with one --seed
 start from equal weights and see equal batches. Writes save_s_models/<run>/ (best.pth, last.pth, log.csv, args.json,

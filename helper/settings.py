@@ -124,8 +124,8 @@ def teacher_cache() -> Any:
         "take the teacher's logits and pooled vectors, in float32, from a table of all its outputs beside its "
         "checkpoint (for CIFAR-100 5.3 GB); whoever comes first computes it",
         "flag",
-        "assumed: off; equal but for rounding",
-        short="cache",
+        PLACE,
+        short="cache",  # part of a run all the same: its numbers are rounded differently
     )
 
 
