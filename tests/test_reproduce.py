@@ -451,8 +451,8 @@ def test_unknown_names_are_one_line_with_the_nearest(options, line):
 def test_finished_runs_are_skipped_and_cut_off_ones_resumed(dry_run):
     options = ("--table", "cifar100_homogeneous", "--row", "resnet56:resnet20", "--methods", "TopKD", "--trials", 3)
     touch(Path("results/runs/resnet56_cifar100_trial1.csv"))
-    touch(Path("ripsnet/resnet56_cifar100_trial1/layer-1_n64_eval_released/quality_dim0.json"))
-    touch(Path("ripsnet/resnet56_cifar100_trial1/layer-1_n64_eval_released/ripsnet_dim0_mean/last.pth"))
+    for name in ("clouds.json", "quality_dim0.json", "ripsnet_dim0_mean/last.pth"):
+        touch(Path("ripsnet/resnet56_cifar100_trial1/layer-1_n64_eval_released", name))
     touch(Path("results/runs/resnet56-resnet20_cifar100_TopKD_trial2.csv"))
     touch(Path("save_s_models/resnet56-resnet20_cifar100_TopKD_trial3/last.pth"))
     assert dry_run(*options) == [

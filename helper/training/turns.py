@@ -75,7 +75,7 @@ def side_by_side(turns: Sequence[Turn], stop: StopRequest) -> None:
         UserError: in the end, that of the first run which failed; Interrupted, after a signal, likewise. Any other
             error is raised when the other runs have stopped as after a signal, and so are saved.
     """
-    going, failures = list(turns), []
+    going, failures = list(turns), list[Exception]()
     while going:
         for turn in list(going):
             try:
@@ -89,6 +89,6 @@ def side_by_side(turns: Sequence[Turn], stop: StopRequest) -> None:
                     stop.requested = True
             turn.end()
             going.remove(turn)
-    unexpected = [error for error in failures if not isinstance(error, UserError)]
-    for error in unexpected + failures:
-        raise error
+    failures.sort(key=lambda failure: isinstance(failure, UserError))  # what nobody expected comes first
+    if failures:
+        raise failures[0]
