@@ -163,6 +163,7 @@ FORMS = [
     ("fitnet", {"hint": 3}),
     ("fsp", {"pool": "max"}),
     ("ft", {"form": "factor"}),
+    ("mgd", {"mask": "pixel"}),
 ]
 EVERY_LOSS = pytest.mark.parametrize("key", WITH_LOSS)
 
