@@ -2,8 +2,8 @@
 
     python generate_PCD_PI.py --path_t save_t_models/resnet56_cifar100_trial1/best.pth
 
-reads the training images `--passes` times, augmented and shuffled. Every batch of pooled features is a point cloud,
-kept in ripsnet/<teacher run>/<set>/ with its diagram and its image, and with
+reads the training images `--passes` times, augmented and shuffled. The pooled features of a batch, or of --cloud_size
+images, are a point cloud, kept in ripsnet/<teacher run>/<set>/ with its diagram and its image, and with
 
     clouds.json         what the clouds are: teacher, layer, points, seed; checksums.txt beside the chunks proves it
     spec_dim0.json      everything that turns a diagram into its image: sigma, range, maximum, and where they come from
@@ -12,7 +12,10 @@ kept in ripsnet/<teacher run>/<set>/ with its diagram and its image, and with
     quality_dim0.json   what the images hold: share of bars in range, distance of the grid points in units of sigma, ...
 
 Run again after an interruption it continues where it stopped; with more --passes it adds the missing clouds. With fewer
-it replaces the images, unless RipsNets are fitted to them.
+it replaces the images, unless RipsNets are fitted to them. With --discard_clouds it keeps all but the clouds
+themselves, which take most of the disk and which only stage 3 reads.
+Several processes (torchrun) share the chunks of clouds; they must see the same folder.
+With --teacher_cache the clouds are read from the table of the teacher's outputs that students share (train_student.py).
 """
 
 import helper.cli.early  # noqa: F401
@@ -20,16 +23,32 @@ import helper.cli.early  # noqa: F401
 # isort: split
 
 import dataclasses
+import functools
 import json
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from helper import distributed
 from helper.cli.parser import Parser, read, run
 from helper.clouds.embedding import Embedder, cloud_loader
 from helper.clouds.layers import layer_width
-from helper.clouds.making import bounds, embed_chunk, image_sigma, keep_sample, origin_of, report_quality
+from helper.clouds.making import (
+    Maker,
+    bounds,
+    check_space,
+    clouds_of,
+    embed_chunk,
+    highest_pixel,
+    image_sigma,
+    keep_sample,
+    make_chunks,
+    origin_of,
+    report_quality,
+)
+from helper.clouds.outputs import cached_teacher, uncached
 from helper.clouds.store import CloudSet, claim, images_of, is_claimed
 from helper.data import load_data
 from helper.errors import UserError
@@ -41,7 +60,6 @@ from helper.files.run import write_args
 from helper.networks import load_network
 from helper.settings import CloudMaking, Clouds, Data, Teacher, plain
 from helper.student.topology import load_spec
-from helper.training.progress import Bar
 from ripsnet import ImageSpec, dim0_deaths, dim1_diagrams
 
 
@@ -57,10 +75,12 @@ def get_args_parser() -> Parser:
 
 def main(args) -> None:
     data, clouds, making = read(args, Data), read(args, Clouds), read(args, CloudMaking)
+    if making.teacher_cache and (reason := uncached(data.dataset, clouds.tda_layer_t, clouds.pcd_bn)):
+        raise UserError(f"--teacher_cache: {reason}; leave it out")
     teacher = load_network(args.path_t, args.model_t, "--model_t", data.device, data.dataset)
     images, _ = load_data(data)
     width = layer_width(teacher.model, clouds.tda_layer_t, teacher.num_classes, "--tda_layer_t", images.info.image_size)
-    loader = cloud_loader(images, clouds.batch_size, making.seed)
+    loader = cloud_loader(images, clouds, making.seed)
     available = making.passes * len(loader)
     num_clouds = making.num_clouds or available
     if num_clouds > available:
@@ -68,25 +88,35 @@ def main(args) -> None:
 
     folder = clouds_folder(args.path_t, clouds)
     origin = origin_of(teacher, width, data, clouds, making)
-    lock.hold(folder)
-    is_claimed(folder, origin)  # refuses clouds of another origin
-    check_smaller(folder, num_clouds, "--num_clouds" if making.num_clouds else "--passes")
-    claim(folder, origin)
     files = CloudSet(folder, num_clouds, origin, clouds.resolution**2)
+    kinds = [] if making.discard_clouds else ["clouds"]
+    kinds += [f"diagrams_dim{dim}" for dim in clouds.dims]
+    distributed.on_first(check_space, files, [*kinds, *(f"images_dim{dim}" for dim in clouds.dims)])
+    distributed.on_first(lock.hold, folder)
+    distributed.on_first(is_claimed, folder, origin)  # refuses clouds of another origin
+    distributed.on_first(check_smaller, folder, num_clouds, "--num_clouds" if making.num_clouds else "--passes")
+    distributed.on_first(claim, folder, origin)
+    cache = None
+    if making.teacher_cache:
+        cache = cached_teacher(args.path_t, teacher, images, making.seed)
     began = time.perf_counter()
-    make_clouds(files, Embedder(teacher.model, loader, clouds.tda_layer_t, clouds.pcd_bn), clouds.dims, data.device)
+    embedder = Embedder(teacher.model, loader, clouds.tda_layer_t, clouds.pcd_bn, cache)
+    make_clouds(files, embedder, kinds, data.device)
     for dim in clouds.dims:
-        spec = make_images(files, dim, clouds, teacher_run(args.path_t))
-        keep_sample(files, dim)
-        quality = report_quality(files, spec)
+        spec = make_images(files, dim, clouds, teacher_run(args.path_t), embedder)
+        distributed.on_first(keep_sample, files, dim, embedder)
+        quality = distributed.on_first(report_quality, files, spec)
         print(
             f"dimension {dim}: sigma {spec.sigma:.4f}, persistence {spec.image_range[2]:.3f} to "
             f"{spec.image_range[3]:.3f}, {100 * quality['in_range']:.1f} % of the bars in range, grid step "
             f"{quality['persistence_step_over_sigma']:.2f} sigma"
         )
-    write_args(folder, plain(read(args, Teacher), data, clouds, making), git_commit(), device_name(data.device))
+    if making.discard_clouds:
+        distributed.on_first(files.discard_clouds)
+    options = plain(read(args, Teacher), data, clouds, making)
+    distributed.on_first(write_args, folder, options, git_commit(), device_name(data.device))
     print(
-        f"{num_clouds} clouds of {clouds.batch_size} points, width {width}, in {folder} "
+        f"{num_clouds} clouds of {clouds.points} points, width {width}, in {folder} "
         f"({time.perf_counter() - began:.1f} s)"
     )
 
@@ -116,29 +146,27 @@ def finished_clouds(folder: Path, dim: int) -> int:
         return 0
 
 
-def make_clouds(files: CloudSet, embedder: Embedder, dims: list[int], device: torch.device) -> None:
-    """Write the missing chunks of clouds and of their diagrams."""
-    kinds = ["clouds", *(f"diagrams_dim{dim}" for dim in dims)]
-    missing = {chunk: [kind for kind in kinds if not files.done(kind, chunk)] for chunk in files.chunks}
-    to_do = [chunk for chunk in files.chunks if missing[chunk]]
-    with Bar("clouds, diagrams", files.num_clouds, "cloud", initial=files.num_clouds - files.count(to_do)) as bar:
-        for chunk in to_do:
-            if "clouds" in missing[chunk]:
-                files.write("clouds", chunk, embed_chunk(files, chunk, embedder))
-            clouds = torch.from_numpy(files.read("clouds", chunk)).to(device)
-            if "diagrams_dim0" in missing[chunk]:
-                files.write_diagrams(0, chunk, dim0_deaths(clouds).cpu().numpy())
-            if "diagrams_dim1" in missing[chunk]:
-                files.write_diagrams(1, chunk, dim1_diagrams(clouds))
-            bar.update(files.count([chunk]))
+def make_clouds(files: CloudSet, embedder: Embedder, kinds: list[str], device: torch.device) -> None:
+    """Write the missing chunks of these kinds, of clouds and of their diagrams."""
+
+    @functools.lru_cache(maxsize=1)  # for both dimensions
+    def clouds(chunk: int) -> torch.Tensor:
+        return torch.from_numpy(np.array(clouds_of(files, chunk, embedder))).to(device)
+
+    makers: dict[str, Maker] = {
+        "clouds": lambda chunk: embed_chunk(files, chunk, embedder),
+        "diagrams_dim0": lambda chunk: dim0_deaths(clouds(chunk)).cpu().numpy(),
+        "diagrams_dim1": lambda chunk: dim1_diagrams(clouds(chunk)),
+    }
+    make_chunks(files, "clouds, diagrams", {kind: makers[kind] for kind in kinds})
 
 
-def make_images(files: CloudSet, dim: int, clouds: Clouds, teacher_name: str) -> ImageSpec:
+def make_images(files: CloudSet, dim: int, clouds: Clouds, teacher_name: str, embedder: Embedder) -> ImageSpec:
     """Fix the image from all diagrams, then write the missing chunks of images, each divided by the global maximum."""
-    (min_b, min_p), (max_b, max_p) = bounds(files, dim, clouds.range)
+    (min_b, min_p), (max_b, max_p) = distributed.on_first(bounds, files, dim, clouds.range)
     fields = {
         "dim": dim,
-        "sigma": image_sigma(files, dim, clouds.sigma_rule),
+        "sigma": distributed.on_first(image_sigma, files, dim, clouds.sigma_rule, embedder),
         "image_range": (min_b, max_b, min_p, max_p),
         "resolution": (clouds.resolution, clouds.resolution),
         "range_rule": clouds.range,
@@ -149,21 +177,21 @@ def make_images(files: CloudSet, dim: int, clouds: Clouds, teacher_name: str) ->
     }
     try:
         spec = ImageSpec(maximum=1.0, **fields)
-        maximum = max(images_of(files.read_diagrams(dim, chunk), spec).max().item() for chunk in files.chunks)
-        spec = dataclasses.replace(spec, maximum=maximum)
+        spec = dataclasses.replace(spec, maximum=highest_pixel(files, spec))
     except ValueError as error:
         raise UserError(f"{files.folder}: no image of dimension {dim} for these clouds and options ({error})") from None
 
+    distributed.on_first(write_spec, spec, files)
     kind = f"images_dim{dim}"
-    if not is_written(spec, files):
-        files.remove(kind)  # images of another spec: made from fewer clouds
-        write_json(spec_file(files.folder, dim), spec.to_dict())
-    to_do = [chunk for chunk in files.chunks if not files.done(kind, chunk)]
-    with Bar(kind, files.num_clouds, "cloud", initial=files.num_clouds - files.count(to_do)) as bar:
-        for chunk in to_do:
-            files.write(kind, chunk, images_of(files.read_diagrams(dim, chunk), spec).float().numpy())
-            bar.update(files.count([chunk]))
+    make_chunks(files, kind, {kind: lambda chunk: images_of(files.read_diagrams(dim, chunk), spec).float().numpy()})
     return spec
+
+
+def write_spec(spec: ImageSpec, files: CloudSet) -> None:
+    """Write a set's spec, and remove images of another one: made from fewer clouds."""
+    if not is_written(spec, files):
+        files.remove(f"images_dim{spec.dim}")
+        write_json(spec_file(files.folder, spec.dim), spec.to_dict())
 
 
 def is_written(spec: ImageSpec, files: CloudSet) -> bool:
@@ -175,4 +203,4 @@ def is_written(spec: ImageSpec, files: CloudSet) -> bool:
 
 
 if __name__ == "__main__":
-    run(main, get_args_parser)
+    run(main, get_args_parser, several=True)

@@ -9,11 +9,14 @@
     python reproduce.py --table ablation_loss --dry_run              # the commands of the stages that would run
     python reproduce.py --table all --dry_run --estimate             # hours and GPU-hours of every table
     python reproduce.py --table cifar100_homogeneous --gpus 0,1,3 --jobs 6      # two runs on each of three GPUs
+    python reproduce.py --table cifar100_homogeneous --nproc 4       # each run by four processes, with a GPU each
     python reproduce.py --table cifar100_homogeneous --ray auto      # on a cluster of machines that share this folder
 
 Finished runs are skipped and interrupted ones resumed, so the same command continues after any stop. All arms of one
 seed run before the next seed. A shortened schedule has names of its own (_e24), and its passes over the training set
-for stage 2 are reduced in proportion. At the end the tables are regenerated (make_tables.py).
+for stage 2 are reduced in proportion. With --teacher_cache a teacher's outputs are computed once for all students and
+clouds that they suffice for, and the students' names say _cache; the other students run their teacher. At the end the
+tables are regenerated (make_tables.py).
 """
 
 import helper.cli.early  # noqa: F401
@@ -37,7 +40,7 @@ from helper.experiments.local import Runner, visible_gpus
 from helper.experiments.plan import Planner, find, find_arms, find_table, undefined, without_clouds
 from helper.files.paths import ROWS
 from helper.report.results import read_runs
-from helper.settings import WHOLE, Data, Number
+from helper.settings import WHOLE, Data, Number, Training
 
 
 def names(text: str) -> list[str]:
@@ -67,9 +70,13 @@ def get_args_parser() -> Parser:
     parser.add_argument("--data_dir", default="data", help="of all stages (default: %(default)s)")
     parser.add_argument("--device", type=device, help="of all stages (default: cuda if there is one)")
     parser.add_argument("--amp", choices=["off", "bf16"], help="of teachers and students (default: the table's)")
+    parser.add_settings(None, Training, only=("teacher_cache",))
     here = parser.add_argument_group("on this machine")
     here.add_argument("--jobs", type=positive, help="runs at once (default: one a GPU; one without GPUs)")
     here.add_argument("--gpus", type=indices, metavar="N,...", help="GPUs that they share (default: all visible ones)")
+    here.add_argument(
+        "--nproc", type=positive, metavar="N", help="processes of each training and of stage 2, a GPU each (default: 1)"
+    )
     cluster = parser.add_argument_group("on several machines that share this folder")
     cluster.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster: auto, host:port, or local (this machine)")
     cluster.add_argument(
@@ -86,6 +93,8 @@ def main(args) -> None:
     if args.table == ["all"]:
         args.table = list(TABLES)
     gpus = [] if args.ray else visible_gpus(args.gpus, args.device)
+    if gpus and len(gpus) < (args.nproc or 1):
+        raise UserError(f"--nproc: found {args.nproc} and {len(gpus)} GPUs, expected a GPU for each process")
     if args.estimate:
         print(Estimate(read_runs(ROWS)).report(by_table(args)))
         return
@@ -104,7 +113,7 @@ def main(args) -> None:
         return
     if sets:
         raise UserError(sets[0])
-    at_once = args.jobs or max(1, len(gpus))
+    at_once = args.jobs or max(1, len(gpus) // (args.nproc or 1))
     ray = connect(args.ray) if args.ray else None
     if at_once > 1 or ray is not None:  # a download is for one process alone
         for dataset in {table.dataset for table in tables}:
@@ -120,7 +129,9 @@ def main(args) -> None:
 
 def check_options(args) -> None:
     """Refuse what would do nothing."""
-    unsuited = [("gpus", "--ray"), ("jobs", "--ray")] if args.ray else [("gpus_per_job", "no --ray")]
+    unsuited = (
+        [("gpus", "--ray"), ("jobs", "--ray"), ("nproc", "--ray")] if args.ray else [("gpus_per_job", "no --ray")]
+    )
     for option, where in unsuited:
         if getattr(args, option) is not None:
             raise UserError(f"--{option}: has no effect with {where}; leave it out")
@@ -131,7 +142,8 @@ def check_options(args) -> None:
 def new_planner(args) -> Planner:
     """A planner with the user's options for all stages. Which GPU a job uses is not one of them."""
     data_dir = args.data_dir if args.data_dir != "data" else None
-    return Planner(data_dir, args.device.type if args.device else None, args.amp)
+    device = args.device.type if args.device else None
+    return Planner(data_dir, device, args.amp, args.teacher_cache, args.nproc or 1)
 
 
 def by_table(args) -> dict[str, list[Job]]:

@@ -13,10 +13,10 @@ import helper.cli.early  # noqa: F401
 
 # isort: split
 
-from dataset import TrainLoader, dataset_dict
+from dataset import dataset_dict
 from helper.cli.parser import Parser, read, run
 from helper.cli.types import model, model_help
-from helper.data import load_data
+from helper.data import load_data, train_loader
 from helper.files.paths import TEACHERS
 from helper.files.run import Run, results_row
 from helper.settings import Data, Repetition, Training, plain
@@ -30,7 +30,7 @@ def get_args_parser() -> Parser:
     parser = Parser(description=__doc__)
     parser.add_argument("--model", type=model, default="resnet110", help=f"{model_help()} (default: %(default)s)")
     parser.add_settings("data and device", Data)
-    parser.add_settings("training", Training)
+    parser.add_settings("training", Training, without=("teacher_cache",))
     parser.add_settings("run", Repetition)
     parser.add_config()
     return parser
@@ -45,7 +45,7 @@ def main(args) -> None:
 
     network = build_student(args.model, info.num_classes, repetition.seed, data.device)
     train_set, test_set = load_data(data)
-    loader = TrainLoader(train_set, training.batch_size, repetition.seed)
+    loader = train_loader(train_set, training.batch_size, repetition.seed)
     about = {"arch": args.model, "num_classes": info.num_classes, "dataset": data.dataset}
     history = fit(Objective(network, {"ce": 1.0}, training.amp), loader, test_set, teacher_run, training, about)
     row = results_row(
@@ -54,9 +54,10 @@ def main(args) -> None:
         student=args.model,
         variant=variant({"batch_size": training.batch_size}, {"batch_size": Training.of(info.recipe).batch_size}),
         schedule=schedule(training, args.model, info.recipe),
+        without_effect=("teacher_cache",),
     )
     teacher_run.finish(history, row)
 
 
 if __name__ == "__main__":
-    run(main, get_args_parser)
+    run(main, get_args_parser, several=True)

@@ -31,7 +31,7 @@ import torch
 from helper.cli.parser import Parser, read, run
 from helper.cli.types import model, model_help, number, positive
 from helper.clouds.embedding import cloud_loader
-from helper.data import class_names, load_data
+from helper.data import class_names, image_size, load_data
 from helper.errors import UserError
 from helper.files.paths import RESULTS, teacher_run
 from helper.networks import load_network
@@ -65,7 +65,7 @@ def get_args_parser() -> Parser:
     for command in (pi, scatter):
         command.add_settings("clouds and images", Clouds)
         command.add_settings("RipsNet", RipsNetChoice, operator="mean")
-    diagram.add_settings(None, Clouds, only=("batch_size",))
+    diagram.add_settings(None, Clouds, only=("batch_size", "cloud_size"))
     for command in (pi, diagram, umap):
         add_students(command)
 
@@ -120,9 +120,9 @@ def shown_by(args) -> Shown:
 
 
 def training_batches(args, count: int) -> list[torch.Tensor]:
-    """The first `count` whole training batches, shuffled and augmented by --seed."""
+    """The images of the first `count` clouds of training images, shuffled and augmented by --seed."""
     train_set, _ = load_data(read(args, Data))
-    return figure_data.mini_batches(cloud_loader(train_set, args.batch_size, args.seed), count)
+    return figure_data.mini_batches(cloud_loader(train_set, read(args, Clouds), args.seed), count)
 
 
 def persistence_images(args) -> None:
@@ -133,7 +133,7 @@ def persistence_images(args) -> None:
                 raise UserError(f"--{name}: has no effect without --path_s; leave it out")
     networks = figure_data.load_networks(shown, data)
     teacher = next(iter(networks.values()))
-    for fitted in figure_data.fitted_ripsnets(shown.path_t, clouds, choice, teacher):
+    for fitted in figure_data.fitted_ripsnets(shown.path_t, clouds, choice, teacher, image_size(data)):
         if shown.students:
             batches = training_batches(args, args.clouds or 16)
             about, panels = figure_data.network_images(fitted, networks, batches, clouds.tda_layer_t, args.tda_layer_s)
@@ -153,7 +153,7 @@ def persistence_images(args) -> None:
 def scatter_pixels(args) -> None:
     data, clouds, choice = read(args, Data), read(args, Clouds), read(args, RipsNetChoice)
     teacher = load_network(args.path_t, args.model_t, "--model_t", data.device, data.dataset)
-    for fitted in figure_data.fitted_ripsnets(args.path_t, clouds, choice, teacher):
+    for fitted in figure_data.fitted_ripsnets(args.path_t, clouds, choice, teacher, image_size(data)):
         found, exact = fitted.validation()
         mean_image, spec = fitted.mean_image, fitted.spec
         r2 = r2_score(found, exact, mean_image)
@@ -186,7 +186,7 @@ def persistence_diagrams(args) -> None:
     bars = []
     for name, network in networks.items():
         bars += figure_data.bars(name, *figure_data.layer_outputs(network, batches, args.layer, "--layer"))
-    title = f"{args.dataset}: Vietoris-Rips persistence of {args.batch_size} training images in feature space"
+    title = f"{args.dataset}: Vietoris-Rips persistence of {read(args, Clouds).points} training images in feature space"
     if args.layer != -1:
         title += f" of layer {args.layer}"
     figures.save(args.out / f"diagram_{shown.file_name}", figures.diagram_panels(title, bars), bars)

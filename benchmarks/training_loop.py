@@ -26,9 +26,10 @@ from dataset import ImageSet, TrainLoader, dataset_dict
 from distiller_zoo import KD
 from helper.settings import ResolvedLoss, Training
 from helper.student.distillation import Distillation
-from helper.training.loop import make_optimizer, train_steps
+from helper.training.loop import make_optimizer
 from helper.training.meters import Meters
 from helper.training.objective import Objective, autocast
+from helper.training.steps import train_steps
 from models import create_model, fold_batchnorm
 from ripsnet import ExactTopology, ImageSpec, RipsNet, RipsNetTopology, WassersteinTopology
 

@@ -6,6 +6,7 @@ as by Resize and CenterCrop (224 of 256 pixels). Workers keep no state: crop and
 """
 
 import atexit
+import importlib.metadata
 import multiprocessing
 import os
 import signal
@@ -143,6 +144,8 @@ class FolderSet:
     set, so one iterator of a set can be used at a time: beginning another ends the one before.
     """
 
+    host_bound = "its images are read from files"  # why a batch takes work of the host
+
     def __init__(
         self,
         listing: Listing,
@@ -154,7 +157,7 @@ class FolderSet:
         self.info = info
         self.device = torch.device(device)
         self.labels = torch.from_numpy(listing.labels).to(self.device)
-        self._normalize = Normalization(info, self.device)
+        self.normalize = Normalization(info, self.device)
         self._tasks = Tasks()
         closing = multiprocessing.RawValue("b", False)
         atexit.register(setattr, closing, "value", True)
@@ -192,7 +195,7 @@ class FolderSet:
 
     def strong_view(self, seed: int, epoch: int, images: Tensor, indices: Tensor) -> Tensor:
         """As ImageSet.strong_view, but of `images` as `augmented` has cropped them."""
-        return self._normalize(strong_view(self._normalize.undone(images), seed, epoch, indices))
+        return self.normalize(strong_view(self.normalize.undone(images), seed, epoch, indices))
 
     def _epoch_order(self, seed: int, epoch: int) -> np.ndarray:
         if self._order is None or self._order[0] != (seed, epoch):
@@ -212,7 +215,7 @@ class FolderSet:
             if isinstance(answer, str):
                 raise DatasetUnavailable(answer)
             pixels, indices = (part.to(self.device, non_blocking=True) for part in answer)
-            yield self._normalize(pixels), self.labels[indices], indices
+            yield self.normalize(pixels), self.labels[indices], indices
 
 
 class Tasks:
@@ -294,6 +297,12 @@ def best_decoder() -> Callable[[bytes], Tensor]:
     except (ImportError, OSError, RuntimeError):  # absent, or built for another torch
         return decode_with_pillow
     return decode_with_torchcodec
+
+
+def decoder_name() -> str:
+    """What decodes the image files, with its version: 'Pillow 12.0.0'."""
+    package = "torchcodec" if best_decoder() is decode_with_torchcodec else "Pillow"
+    return f"{package} {importlib.metadata.version(package)}"
 
 
 def prepare_worker(closing, number: int) -> None:

@@ -39,7 +39,8 @@ def _class_names(find: Callable[[str, str], Path], name: str, data_dir: str) -> 
 
 
 # The schedule of the literature (He et al., CVPR 2016, with torchvision's 0.1 a batch of 256, and steps at 30, 60, 90).
-RECIPE = Recipe(epochs=100, lr_decay_epochs=(30, 60, 90), lr=0.1, weight_decay=1e-4, batch_size=256)
+# A cloud is as large as the published ones of CIFAR-100, so that a batch is cut into four; this is assumed.
+RECIPE = Recipe(epochs=100, lr_decay_epochs=(30, 60, 90), lr=0.1, weight_decay=1e-4, batch_size=256, cloud_size=64)
 
 # Mean and standard deviation are those with which torchvision's published networks were trained.
 imagenet, imagenette = (

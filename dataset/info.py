@@ -19,7 +19,7 @@ class Recipe:
     """The schedule with which networks are trained on a data set in the literature.
 
     lr_decay_epochs: the learning rate falls to a tenth AFTER these epochs. lr: at batch_size; for another batch it
-    changes in proportion.
+    changes in proportion. cloud_size: images of a point cloud, of which a batch holds several.
     """
 
     epochs: int
@@ -27,6 +27,7 @@ class Recipe:
     lr: float
     weight_decay: float
     batch_size: int
+    cloud_size: int
 
 
 @dataclass(frozen=True)

@@ -152,11 +152,15 @@ distiller_dict: dict[str, Method] = {
         trainable=True,
     ),
     "at": Method("AT", "Zagoruyko and Komodakis, ICLR 2017", AT, beta=1000.0, source=REPDISTILLER, features=STAGES),
-    "sp": Method("SP", "Tung and Mori, ICCV 2019", SP, beta=3000.0, source=REPDISTILLER, features=(-2,)),
-    "cc": Method("CC", "Peng et al., ICCV 2019", CC, beta=0.02, source=REPDISTILLER, features=(-1,), trainable=True),
+    "sp": Method("SP", "Tung and Mori, ICCV 2019", SP, beta=3000.0, source=REPDISTILLER, features=(-2,), relates=True),
+    "cc": Method(
+        "CC", "Peng et al., ICCV 2019", CC, beta=0.02, source=REPDISTILLER, features=(-1,), trainable=True, relates=True
+    ),
     "vid": Method("VID", "Ahn et al., CVPR 2019", VID, source=REPDISTILLER, features=STAGES, trainable=True),
-    "rkd": Method("RKD", "Park et al., CVPR 2019", RKD, source=REPDISTILLER, features=(-1,)),
-    "pkt": Method("PKT", "Passalis and Tefas, ECCV 2018", PKT, beta=30000.0, source=REPDISTILLER, features=(-1,)),
+    "rkd": Method("RKD", "Park et al., CVPR 2019", RKD, source=REPDISTILLER, features=(-1,), relates=True),
+    "pkt": Method(
+        "PKT", "Passalis and Tefas, ECCV 2018", PKT, beta=30000.0, source=REPDISTILLER, features=(-1,), relates=True
+    ),
     "ab": Method(
         "AB",
         "Heo et al., AAAI 2019",
@@ -197,8 +201,19 @@ distiller_dict: dict[str, Method] = {
         KDSVD,
         source="assumed: mdistiller's default, whose term is another",
         features=STAGES,
+        host_bound="KD-SVD's eigenvectors are found by a routine that waits for the host",
     ),
-    "crd": Method("CRD", "Tian et al., ICLR 2020", CRD, beta=0.8, source=REPDISTILLER, features=(-1,), trainable=True),
+    "crd": Method(
+        "CRD",
+        "Tian et al., ICLR 2020",
+        CRD,
+        beta=0.8,
+        source=REPDISTILLER,
+        features=(-1,),
+        trainable=True,
+        relates=True,
+        several=False,
+    ),
     "ofd": Method(
         "OFD",
         "Heo et al., ICCV 2019",
@@ -228,6 +243,7 @@ distiller_dict: dict[str, Method] = {
         source="published: SimKD's scripts",
         features=STAGES,
         trainable=True,
+        relates=True,
     ),
     "reviewkd": Method(
         "ReviewKD",
@@ -266,6 +282,7 @@ distiller_dict: dict[str, Method] = {
         "Huang et al., NeurIPS 2022",
         DIST,
         source="published: the authors' configuration for CIFAR-100",
+        relates=True,
     ),
     "catkd": Method(
         "CAT-KD",
@@ -288,6 +305,8 @@ distiller_dict: dict[str, Method] = {
         features=(-1,),
         trainable=True,
         schedule={"kd": ((240 / 250, 1.0), (1.0, 0.0)), "other": ((240 / 250, 1.0), (1.0, 0.0))},
+        relates=True,
+        several=False,
     ),
     "mgd": Method(
         "MGD",
@@ -319,6 +338,7 @@ distiller_dict: dict[str, Method] = {
         gamma=0.1,
         source="published: MLKD's configurations (which train for longer)",
         strong=True,
+        relates=True,
     ),
     "norm": Method(
         "NORM",

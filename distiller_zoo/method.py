@@ -48,7 +48,7 @@ class Pair:
     map_s, map_t: (C, H, W) of the map before the pooling; None for a network without a submodule `pool`.
     classifier_s, classifier_t: the linear layers from the pooled vector to the logits; the student's is being trained.
     norms_t: the batch norm that each stage's pre-activation comes from, None where there is none.
-    labels: of the training set, int64 (N,). batch_size: the largest batch.
+    labels: of the training set, int64 (N,). batch_size: the largest batch, or one process's share of it.
     kd_T: temperature for methods that soften logits.
     """
 
@@ -92,6 +92,8 @@ class Method:
         pooling.
     trainable: whether the loss has parameters, which train with the student and are not deployed.
     strong: whether the networks also see a strongly augmented view of each image, for Output.strong.
+    relates: whether the loss relates the images of a batch to each other, of which several processes have a share each.
+    several: whether several processes can work on one run, which they cannot where each has a memory of its own.
     own_T: whether a loss on logits brings its temperature, so that --kd_T has no effect on it.
     warmup: epochs over which beta rises linearly from 0.
     in_epochs: the options that count epochs. As warm-up and first stage, they shrink with the tables of experiments.
@@ -105,6 +107,7 @@ class Method:
         Its keyword-only parameters are options of the method, too. `merged()`, if the network has it, gives the plain
         network of the same logits.
     pairs: the pairs (teacher, student) that the method is defined for; None for all.
+    host_bound: why the loss waits for the host, in words, where it does: a step is then not captured in a CUDA graph.
     """
 
     name: str
@@ -123,6 +126,8 @@ class Method:
     last_map: bool = False
     trainable: bool = False
     strong: bool = False
+    relates: bool = False
+    several: bool = True
     own_T: bool = False
     warmup: int = 0
     in_epochs: tuple[str, ...] = ()
@@ -132,11 +137,19 @@ class Method:
     first_lr: Mapping[str, float] = field(default_factory=dict)
     student: Callable[..., nn.Module] | None = None
     pairs: tuple[tuple[str, str], ...] | None = None
+    host_bound: str = ""
 
     @property
     def on_logits(self) -> bool:
         """Whether the method compares logits alone, so that they may be standardised first."""
         return self.features == () and not self.last_map
+
+    @property
+    def reads_outputs_alone(self) -> bool:
+        """Whether the loss reads nothing of the teacher but its logits and its pooled vector, and of no other images
+        than the student sees, so that a table may give them."""
+        pooled_at_most = self.features in ((), (-1,), slice(-1, None))
+        return pooled_at_most and not (self.preact_t or self.last_map or self.strong or self.first_epochs)
 
     @property
     def options(self) -> dict:

@@ -4,8 +4,9 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from dataset import DatasetUnavailable, LabelledImages, dataset_dict, load_dataset
+from dataset import DatasetUnavailable, LabelledImages, TrainLoader, dataset_dict, load_dataset
 
+from . import distributed
 from .errors import RunStopped, UserError
 from .settings import Data
 
@@ -14,13 +15,35 @@ MOST_WORKERS = 16
 
 def load_data(data: Data) -> tuple[LabelledImages, LabelledImages]:
     """(training set, test set) of --dataset from --data_dir, on --device."""
-    workers = min(usable_cores(), MOST_WORKERS) if data.workers is None else data.workers
+    workers = data.workers
+    if workers is None:
+        workers = max(1, min(usable_cores() // distributed.local_world(), MOST_WORKERS))
+    source = data.dataset, data.data_dir, data.device, workers
     try:
-        return load_dataset(data.dataset, data.data_dir, data.device, workers)
+        if dataset_dict[data.dataset].open:
+            return load_dataset(*source, distributed.on_first)
+        return distributed.after_first(load_dataset, *source)
     except DatasetUnavailable as error:
         raise UserError(str(error)) from None
     except (OSError, TypeError, ValueError) as error:  # from the reader of somebody's own data set
         raise UserError(f"--dataset {data.dataset}, --data_dir {data.data_dir}: {error}") from None
+
+
+def train_loader(images: LabelledImages, batch_size: int, seed: int) -> TrainLoader:
+    """This process's share of the batches of a training set. UserError if the processes cannot share one equally."""
+    share_of(batch_size)
+    return TrainLoader(images, batch_size, seed, rank=distributed.rank(), world=distributed.world())
+
+
+def share_of(batch_size: int) -> int:
+    """The images of a batch that a process has. UserError if the processes cannot share it equally."""
+    share, rest = divmod(batch_size, distributed.world())
+    if rest:
+        raise UserError(
+            f"--batch_size: found {batch_size}, which {distributed.world()} processes cannot share equally; give a "
+            f"multiple of {distributed.world()}, or start another number of processes"
+        )
+    return share
 
 
 def usable_cores() -> int:
@@ -39,6 +62,11 @@ def image_files() -> Iterator[None]:
 
 def num_classes(dataset: str) -> int:
     return dataset_dict[dataset].num_classes
+
+
+def image_size(data: Data) -> int:
+    """Pixels on each side of an image of --dataset."""
+    return dataset_dict[data.dataset].image_size
 
 
 def class_names(data: Data) -> list[str]:

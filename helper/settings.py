@@ -115,7 +115,18 @@ def plain(*values: Any) -> dict[str, Any]:
 
 
 def batch_size() -> Any:
-    return setting(64, "images a step, which is also the number of points in a cloud", POSITIVE, CODE, short="n")
+    return setting(64, "images a step, which are a cloud or several (--cloud_size)", POSITIVE, CODE, short="n")
+
+
+def teacher_cache() -> Any:
+    return setting(
+        False,
+        "take the teacher's logits and pooled vectors, in float32, from a table of all its outputs beside its "
+        "checkpoint (for CIFAR-100 5.3 GB); whoever comes first computes it",
+        "flag",
+        PLACE,
+        short="cache",  # part of a run all the same: its numbers are rounded differently
+    )
 
 
 def fitting_seed(what: str) -> Any:
@@ -139,7 +150,8 @@ class Data:
     )
     workers: int | None = setting(
         None,
-        "processes that read image files ahead, for data sets of files (default: the cores, at most 16)",
+        "processes that read image files ahead, for data sets of files (default: the cores, shared by the "
+        "processes of a machine, at most 16)",
         Number(int, 0, 1024),
         PLACE,
         part_of_run=False,
@@ -176,6 +188,14 @@ class Training:
         short="",
     )
     batch_size: int = batch_size()
+    teacher_cache: bool = teacher_cache()
+    eager: bool = setting(
+        False,
+        "on a GPU, run the steps as they are instead of replaying CUDA graphs of them, which give the same numbers",
+        "flag",
+        PLACE,
+        part_of_run=False,
+    )
 
     @classmethod
     def of(cls, recipe: "Recipe | None") -> "Training":
@@ -250,6 +270,13 @@ class Clouds:
     """What a set of clouds and images is known by: stages 2, 3 and 4 must agree in it."""
 
     batch_size: int = batch_size()
+    cloud_size: int | None = setting(
+        None,
+        "points of a cloud, consecutive images of the batch (default: the batch; 64 for ImageNet's data sets)",
+        POSITIVE,
+        CODE + ": the batch; assumed: 64 for ImageNet's data sets",
+        short="cloud",
+    )
     tda_layer_t: int = setting(
         -1,
         "the teacher's layer: -1, -2, ... count back from the pooled vector, 0 is the logits",
@@ -284,6 +311,30 @@ class Clouds:
         short="",
     )
 
+    @classmethod
+    def of(cls, recipe: "Recipe | None") -> "Clouds":
+        """The clouds of a data set with a schedule of its own; those of CIFAR-100 where it has none."""
+        if recipe is None:
+            return cls()
+        return cls(batch_size=recipe.batch_size, cloud_size=recipe.cloud_size)
+
+    @property
+    def points(self) -> int:
+        """Of a cloud: so many consecutive images of a batch. UserError if a batch is no whole number of clouds."""
+        if self.cloud_size is None:
+            return self.batch_size
+        if self.batch_size % self.cloud_size:
+            raise UserError(
+                f"--cloud_size: found {self.cloud_size}, expected a divisor of --batch_size {self.batch_size}, which "
+                "is cut into clouds; change one of them"
+            )
+        return self.cloud_size
+
+    @property
+    def points_option(self) -> str:
+        """The option that says how many points a cloud has."""
+        return "--batch_size" if self.cloud_size is None else "--cloud_size"
+
     @property
     def dims(self) -> list[int]:
         """'01' -> [0, 1]."""
@@ -292,7 +343,7 @@ class Clouds:
     @property
     def folder_name(self) -> str:
         """Of the set, under the teacher's folder: resolution and range are omitted where they are 20 and all."""
-        parts = [f"layer{self.tda_layer_t}", f"n{self.batch_size}", self.pcd_bn, self.sigma_rule]
+        parts = [f"layer{self.tda_layer_t}", f"n{self.points}", self.pcd_bn, self.sigma_rule]
         if self.resolution != 20:
             parts.append(f"res{self.resolution}")
         if self.range != "all":
@@ -306,7 +357,7 @@ class Clouds:
             "dim": dim,
             "layer": self.tda_layer_t,
             "cloud_width": width,
-            "points": self.batch_size,
+            "points": self.points,
             "pcd_bn": self.pcd_bn,
             "sigma_rule": self.sigma_rule,
             "resolution": (self.resolution,) * 2,
@@ -326,7 +377,15 @@ class CloudMaking:
         ("float16", "float32"),
         "assumed: half the space",
     )
+    discard_clouds: bool = setting(
+        False,
+        "keep diagrams and images, but not the clouds, which a RipsNet is fitted to and exact topology does not need",
+        "flag",
+        PLACE,
+        part_of_run=False,
+    )
     seed: int = fitting_seed("of shuffling and augmentation")
+    teacher_cache: bool = teacher_cache()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -439,6 +498,14 @@ class Loss(RipsNetChoice):
         short=None,
     )
     tda_layer_s: int = setting(-1, "the student's layer, counted as --tda_layer_t", LAYER, CODE, short="layerS")
+    gather_clouds: bool = setting(
+        False,
+        "several processes: compare clouds whose images they share, by sending the features of all to each",
+        "flag",
+        PLACE,
+        part_of_run=False,
+        short=None,
+    )
     ripsnet: tuple[str, ...] | None = setting(
         None,
         "fitted RipsNet, one a dimension (default: found under ripsnet/ by the teacher and the options)",

@@ -1,15 +1,16 @@
-"""Topology losses between the point clouds that student and teacher make of one mini-batch.
+"""Topology losses between the point clouds that student and teacher make of a mini-batch.
 
 TopKD (Kim, You, Lee, Kim, Jung, "Do Topological Characteristics Help in Knowledge Distillation?", ICML 2024) compares
 persistence images that a RipsNet approximates; `RipsNetTopology` is that loss. `ExactTopology` compares the persistence
 images themselves, and `WassersteinTopology` the diagrams.
 
-All of them take the student's and the teacher's cloud, (n, d) each, of any n >= 1, and return a scalar with a gradient
-for the student only. They compute in float32 whatever autocast says; clouds in float64 are compared in float64. A cloud
-of a single point has no finite bar: its exact image is zero, and so is the loss between two such clouds.
+All of them take the student's and the teacher's clouds, (N, n, d) each, or (n, d) for a single one, of any n >= 1, and
+return the mean over the clouds, a scalar with a gradient for the student only. They compute in float32 whatever
+autocast says; clouds in float64 are compared in float64. A cloud of a single point has no finite bar: its exact image
+is zero, and so is the loss between two such clouds.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +20,19 @@ from .images import ImageSpec, diagram_image, dim0_images
 from .network import RipsNet
 
 
-def _of_both(function: Callable[[Tensor], Tensor], student_cloud: Tensor, teacher_cloud: Tensor) -> Iterable[Tensor]:
-    """function, which takes clouds (N, n, d), of both clouds; at once if they have the same shape."""
-    clouds = student_cloud, teacher_cloud.detach()
-    if clouds[0].shape == clouds[1].shape:
-        return function(torch.stack([at_least_float32(cloud) for cloud in clouds]))
-    return [function(cloud.unsqueeze(0))[0] for cloud in clouds]
+def _of_both(function: Callable[[Tensor], Tensor], student: Tensor, teacher: Tensor) -> Sequence[Tensor]:
+    """function, which takes clouds (N, n, d), of the student's and of the teacher's; at once if they have the same
+    shape. ValueError for different numbers of clouds."""
+    student, teacher = (cloud.unsqueeze(0) if cloud.ndim == 2 else cloud for cloud in (student, teacher.detach()))
+    if len(student) != len(teacher):
+        raise ValueError(f"found {len(student)} clouds of the student and {len(teacher)} of the teacher")
+    if student.shape == teacher.shape:
+        return function(torch.cat([at_least_float32(student), at_least_float32(teacher)])).chunk(2)
+    return function(student), function(teacher)
 
 
 class _ImageTopology(nn.Module):
-    """Mean squared difference of the images of two clouds; subclasses define `_images`."""
+    """Mean squared difference of the images of clouds; subclasses define `_images`."""
 
     _images: Callable[[Tensor], Tensor]
 
@@ -37,8 +41,8 @@ class _ImageTopology(nn.Module):
         with torch.autocast(clouds.device.type, enabled=False):
             return self._images(at_least_float32(clouds))
 
-    def forward(self, student_cloud: Tensor, teacher_cloud: Tensor) -> Tensor:
-        student, teacher = _of_both(self.images, student_cloud, teacher_cloud)
+    def forward(self, student_clouds: Tensor, teacher_clouds: Tensor) -> Tensor:
+        student, teacher = _of_both(self.images, student_clouds, teacher_clouds)
         return (student - teacher).square().mean()
 
 
@@ -78,6 +82,12 @@ class ExactTopology(_ImageTopology):
         super().__init__()
         self.specs = list(specs)
 
+    @property
+    def host_bound(self) -> str:
+        """Why a step waits for the host, in words; '' where it does not."""
+        above = [str(spec.dim) for spec in self.specs if spec.dim]
+        return f"exact topology of dimension {above[0]} is computed on the CPU" if above else ""
+
     def _images(self, clouds: Tensor) -> Tensor:
         parts = [self._dim0(clouds, spec) if spec.dim == 0 else self._dim1(clouds, spec) for spec in self.specs]
         return torch.cat(parts, dim=-1)
@@ -101,9 +111,9 @@ class WassersteinTopology(nn.Module):
 
     The distance is that of optimal transport on the line between the empirical distributions of the n - 1 finite death
     times of either cloud, mean_i (d_i - d'_i)^2 for death times in ascending order; it is divided by the teacher's mean
-    squared death time and so does not depend on the unit of the features. It is not the distance between persistence
-    diagrams, where a bar may also be matched to the diagonal, but an upper bound of it: (n - 1) times the mean is the
-    cost of one of the matchings over which that distance minimises.
+    squared death time, cloud by cloud, and so does not depend on the unit of the features. It is not the distance
+    between persistence diagrams, where a bar may also be matched to the diagonal, but an upper bound of it: (n - 1)
+    times the mean is the cost of one of the matchings over which that distance minimises.
 
     A teacher whose points are all equal has no death time above zero; the distance is then not divided by anything.
 
@@ -111,15 +121,16 @@ class WassersteinTopology(nn.Module):
         ValueError: from `forward`, for clouds of different numbers of points.
     """
 
-    def forward(self, student_cloud: Tensor, teacher_cloud: Tensor) -> Tensor:
-        if len(student_cloud) != len(teacher_cloud):
+    def forward(self, student_clouds: Tensor, teacher_clouds: Tensor) -> Tensor:
+        if student_clouds.shape[-2] != teacher_clouds.shape[-2]:
             raise ValueError(
-                f"WassersteinTopology: clouds of {len(student_cloud)} and {len(teacher_cloud)} points; "
+                f"WassersteinTopology: clouds of {student_clouds.shape[-2]} and {teacher_clouds.shape[-2]} points; "
                 "student and teacher must see the same mini-batch"
             )
-        student, teacher = _of_both(self._deaths, student_cloud, teacher_cloud)
-        unit = teacher.square().sum()
-        return (student - teacher).square().sum() / torch.where(unit > 0, unit, max(1, len(teacher)))
+        student, teacher = _of_both(self._deaths, student_clouds, teacher_clouds)
+        unit = teacher.square().sum(dim=1)
+        distance = (student - teacher).square().sum(dim=1)
+        return (distance / torch.where(unit > 0, unit, max(1, teacher.shape[1]))).mean()
 
     @staticmethod
     def _deaths(clouds: Tensor) -> Tensor:

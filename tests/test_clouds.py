@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from support.gudhis import gudhi_bars, gudhi_image, released_recipe
-from support.running import CLASSES, CLOUDS, POINTS, TEACHER, make_clouds, make_teacher, work_in
+from support.running import CLASSES, CLOUDS, POINTS, TEACHER, make_clouds, make_teacher, refused, work_in
 
 import generate_PCD_PI
+import train_ripsnet
 from dataset import TrainLoader, load_dataset
 from helper.clouds import embedding, making, store
 from helper.clouds.embedding import Embedder
@@ -20,6 +21,8 @@ from helper.files import checkpoint
 from helper.networks import load_network
 from models import create_model
 from ripsnet import subsample_sigma
+
+SET = ("--path_t", TEACHER, "--dataset", "noise", "--device", "cpu", "--batch_size", POINTS)
 
 
 def read(kind, folder=CLOUDS):
@@ -178,7 +181,9 @@ def test_sigma_rule_subsample_is_subsample_sigma_over_all_points(dim):
             points += [(birth, death - birth) for bars in diagrams for birth, death in bars]
         files.write_diagrams(dim, chunk, diagrams)
     assert len(points) > 2000  # so that something is drawn
-    assert making.image_sigma(files, dim, "subsample") == pytest.approx(subsample_sigma(points, seed=5), rel=1e-12)
+    assert making.image_sigma(files, dim, "subsample", None) == pytest.approx(
+        subsample_sigma(points, seed=5), rel=1e-12
+    )
 
 
 def test_quality_counts_bars(both_dimensions):
@@ -243,6 +248,33 @@ def test_num_clouds_cuts_the_set():
     assert len(read("clouds")) == len(read("images_dim0")) == read_spec(0)["num_clouds"] == 9
     with pytest.raises(UserError, match="--num_clouds: found 11, but --passes 2 make only 10"):
         make_clouds("--num_clouds", 11)
+
+
+def test_a_cloud_of_part_of_a_batch_is_consecutive_images():
+    """17 clouds of 4 images a pass over 70; ten of the 17 begin where no batch of 12 does."""
+    make_clouds("--cloud_size", 4, "--cloud_dtype", "float32")
+    folder = Path("ripsnet/teacher/layer-1_n4_eval_released")
+    assert [path.name for path in Path("ripsnet/teacher").iterdir()] == [folder.name]
+    loader = TrainLoader(load_dataset("noise", "")[0], 70, 1)
+    model = load_network(TEACHER, None, "").model
+    expected = []
+    with torch.no_grad():
+        for number in range(2):
+            (images, _, _), *_ = loader.epoch(number)
+            expected.append(model(images, is_feat=True)[0][-1][:68].view(17, 4, 64))
+    assert read_spec(0, folder)["points"] == 4
+    np.testing.assert_allclose(read("clouds", folder), torch.cat(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size, what", [
+    (5, "--cloud_size: found 5, expected a divisor of --batch_size 12"),
+    (24, "--cloud_size: found 24, expected a divisor of --batch_size 12"),
+    (1, "--cloud_size: found 1, expected at least 2"),
+])  # fmt: skip
+def test_a_cloud_size_that_makes_no_clouds_is_refused(size, what):
+    with pytest.raises(UserError, match=what):
+        make_clouds("--cloud_size", size)
+    assert not Path("ripsnet").exists()
 
 
 def test_more_passes_extend_the_set_as_if_made_at_once():
@@ -315,6 +347,77 @@ def test_clouds_of_another_origin_are_not_mixed(options, what):
     with pytest.raises(UserError, match=f"clouds of another origin .*{what}"):
         make_clouds(*options)
     assert contents(CLOUDS) == before
+
+
+def test_discarded_clouds_leave_the_same_diagrams_images_and_sample(both_dimensions, monkeypatch, capsys):
+    make_clouds("--dim", "01", "--discard_clouds")
+    expected = {path: data for path, data in contents(both_dimensions).items() if path.parts[0] != "clouds"}
+    assert contents(CLOUDS) == expected and not list(Path().rglob("clouds/*"))
+    line = refused(monkeypatch, capsys, train_ripsnet, *SET)
+    assert (
+        f"{CLOUDS}/clouds: holds no clouds, which were discarded (--discard_clouds) or removed; make them with" in line
+    )
+    assert "generate_PCD_PI.py (the same options, --num_clouds 10, no --discard_clouds)" in line
+    make_clouds("--dim", "01")
+    assert contents(CLOUDS) == contents(both_dimensions)
+
+
+def test_clouds_that_are_there_can_be_discarded_later(both_dimensions, monkeypatch):
+    shutil.copytree(both_dimensions, CLOUDS)
+    monkeypatch.setattr(Embedder, "clouds", None)  # fails when called
+    make_clouds("--dim", "01", "--discard_clouds")
+    expected = {path: data for path, data in contents(both_dimensions).items() if path.parts[0] != "clouds"}
+    assert contents(CLOUDS) == expected
+
+
+def test_a_set_without_clouds_can_be_extended():
+    make_clouds("--passes", 1, "--discard_clouds")
+    make_clouds("--passes", 4, "--discard_clouds")
+    extended = contents(CLOUDS)
+    shutil.rmtree("ripsnet")
+    make_clouds("--passes", 4)
+    assert extended == {path: data for path, data in contents(CLOUDS).items() if path.parts[0] != "clouds"}
+
+
+def disk(monkeypatch, free):
+    usage = shutil.disk_usage(".")._replace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+
+
+# Ten clouds of 12 points: float16 of width 64, 11 death times and 400 pixels in float32.
+NEEDED = {"clouds": 10 * 12 * 64 * 2, "diagrams": 10 * 11 * 4, "images": 10 * 400 * 4}
+
+
+@pytest.mark.parametrize("options, bytes_needed", [
+    ((), sum(NEEDED.values())),
+    (("--discard_clouds",), NEEDED["diagrams"] + NEEDED["images"]),
+])  # fmt: skip
+def test_a_set_that_does_not_fit_the_disk_is_refused_before_it_begins(monkeypatch, capsys, options, bytes_needed):
+    disk(monkeypatch, bytes_needed - 1)
+    line = refused(monkeypatch, capsys, generate_PCD_PI, *SET, "--passes", 2, *options)
+    assert f"{CLOUDS}: 0.0 MB more are needed (clouds 0.0 MB, diagrams 0.0 MB, images 0.0 MB), but only" in line
+    assert "--discard_clouds" in line and not Path("ripsnet").exists()
+    disk(monkeypatch, bytes_needed)
+    make_clouds(*options)
+
+
+def test_what_is_on_disk_already_needs_no_space(monkeypatch, capsys):
+    make_clouds()
+    sizes = {kind: sum(path.stat().st_size - 128 for path in (CLOUDS / kind).glob("*.npy")) for kind in store.KINDS}
+    parts = sizes["clouds"], sizes["diagrams_dim0"], sizes["images_dim0"]
+    assert parts == tuple(NEEDED.values())  # a header of NumPy's has 128 bytes
+    disk(monkeypatch, 0)
+    make_clouds()
+
+
+def test_sizes_of_imagenet_are_told(monkeypatch, capsys):
+    """199,936 clouds of 64 points: 13.1 GB of width 512, 52.4 GB of width 2048; images 0.3 GB."""
+    disk(monkeypatch, 10**12)
+    for width, size in ((512, "13.1"), (2048, "52.4")):
+        origin = Origin("", "", "imagenet", -1, 64, width, "eval", "released", 1, "float16")
+        making.check_space(CloudSet(Path("none"), 199_936, origin, 400), ["clouds", "diagrams_dim0", "images_dim0"])
+        line = capsys.readouterr().out
+        assert line.startswith(f"on disk: clouds {size} GB, diagrams 50.4 MB, images 319.9 MB; {size[:2]}")
 
 
 def test_float32_clouds_are_not_rounded():

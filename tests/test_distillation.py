@@ -9,6 +9,7 @@ from support.gudhis import gudhi_image
 from support.running import CLASSES, CLOUDS, work_in
 from torch import nn
 
+from dataset import load_dataset, test_batches
 from distiller_zoo import KD, Method, distiller_dict
 from helper.settings import ResolvedLoss
 from helper.student import pictures, probe
@@ -137,7 +138,7 @@ def test_the_clouds_are_those_of_the_layers_asked_for(layer_s, layer_t):
     found(images, labels, INDICES)
     read = {0: "logits", -1: "feature", -2: "feature"}  # -2 is the stem, whose mean over pixels -1 is
     for cloud, layer, which in zip(found.frozen.topology.clouds, (layer_s, layer_t), "st", strict=True):
-        np.testing.assert_allclose(cloud.detach(), is_[f"{read[layer]}_{which}"], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(cloud[0].detach(), is_[f"{read[layer]}_{which}"], rtol=1e-5, atol=1e-6)
 
 
 def test_dimensions_01_make_a_mean_over_800_pixels():
@@ -197,6 +198,24 @@ def test_gradient_norms_are_those_of_the_formulas():
     assert columns == {name: pytest.approx(np.linalg.norm(value), rel=1e-4) for name, value in expected.items()}
 
 
+@pytest.mark.parametrize(
+    "size, shape", [(None, (1, 6)), (6, (1, 6)), (3, (2, 3)), (2, (3, 2)), (4, (1, 4)), (9, (1, 6))]
+)
+@pytest.mark.parametrize("teacher_width", [4, 5])
+def test_clouds_are_consecutive_images_of_the_batch(size, shape, teacher_width):
+    """The rest of a short batch is left out, unless it is all there is."""
+    found, images, labels, is_ = objective({"top": 1.0}, teacher_width, cloud_size=size)
+    found(images, labels, INDICES)
+    for clouds, which in zip(found.frozen.topology.clouds, "st", strict=True):
+        assert clouds.shape == (*shape, teacher_width)
+        for number, cloud in enumerate(clouds.detach()):
+            expected = is_[f"feature_{which}"][number * shape[1] : (number + 1) * shape[1]]
+            if which == "s" and teacher_width == 5:
+                layer = found.projection
+                expected = expected @ layer.weight[:, :, 0, 0].detach().numpy().T + layer.bias.detach().numpy()
+            np.testing.assert_allclose(cloud, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_the_gradient_norm_of_topology_is_taken_before_the_projection():
     found, _, _, is_ = objective({"top": 3.0}, teacher_width=5)
     matrix = found.projection.weight[:, :, 0, 0].detach().double().numpy()
@@ -218,6 +237,36 @@ def test_student_r2_is_that_of_ripsnet_against_gudhis_images():
     errors = (network(clouds).detach().double().numpy() - exact) ** 2
     expected = 1 - errors.mean() / ((exact.mean(axis=0) - exact) ** 2).mean()
     assert found.diagnose()["student_r2"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_student_r2_is_over_the_clouds_of_all_batches():
+    """Three clouds of two images in each batch of six, against GUDHI's images of each."""
+    spec = {"dim": 0, "sigma": 0.05, "image_range": [0.0, 0.0, 0.0, 0.5], "maximum": 10.0}
+    torch.manual_seed(0)
+    network = RipsNet(4)
+    found, *_ = objective(
+        {"top": 1.0},
+        topology=RipsNetTopology([network]),
+        specs=[ImageSpec(sigma_rule="released", **spec)],
+        cloud_size=2,
+    )
+    found.probe.batches = [(3 * torch.randn(6, 3, 5, 5), torch.zeros(6, dtype=torch.int64)) for _ in range(2)]
+    features = [found.student(images, is_feat=True)[0][-1].detach() for images, _ in found.probe.batches]
+    clouds = [feature[first : first + 2] for feature in features for first in (0, 2, 4)]
+    exact = np.stack([gudhi_image(cloud.numpy(), spec) for cloud in clouds])
+    errors = (network(torch.stack(clouds)).detach().double().numpy() - exact) ** 2
+    expected = 1 - errors.mean() / ((exact.mean(axis=0) - exact) ** 2).mean()
+    assert found.diagnose()["student_r2"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_probe_batches_are_bytes_that_normalise_to_the_images_themselves(prepared):
+    images = load_dataset("noise", "")[0]
+    found = probe.probe_batches(images, 12, 4)
+    assert len(found) == 5  # whole batches of 70 images, fewer than 16 clouds need
+    assert [len(probe.probe_batches(images, 12, points)) for points in (1, 12)] == [2, 5]
+    for (pixels, labels), (expected, right) in zip(found, test_batches(images, 12), strict=False):
+        assert pixels.dtype == torch.uint8 and torch.equal(labels, right)
+        assert torch.equal(images.normalize(pixels), expected)
 
 
 @pytest.mark.parametrize("mode", [True, False])

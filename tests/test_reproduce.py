@@ -87,7 +87,7 @@ def test_published_settings_are_the_published_ones():
     sgd = {"epochs": 240, "lr_decay_epochs": (150, 180, 210), "lr_decay_rate": 0.1, "momentum": 0.9, "lr": None}
     sgd |= {"batch_size": 64, "weight_decay": 0.0005, "dataset": "cifar100"}
     images = {"tda_layer_t": -1, "dim": "0", "sigma_rule": "released", "resolution": 20, "range": "all"}
-    images |= {"batch_size": 64, "dataset": "cifar100"}
+    images |= {"batch_size": 64, "cloud_size": None, "dataset": "cifar100"}
     ripsnet = {"epochs": 25000, "patience": 50, "batch_clouds": 64, "lr": 0.0005, "ripsnet_clouds": None}
     expected = {
         "train_teacher": sgd,
@@ -257,6 +257,26 @@ def test_the_small_ablation_begins_with_the_shipped_teacher_and_its_ripsnet(monk
     monkeypatch.setattr(reproduce, "Runner", None)
     with pytest.raises(UserError, match=f"{shipped}: holds images' specs or RipsNets without their clouds"):
         call("--table", "cifar100_small_ablation")
+
+
+def test_the_cache_is_for_those_that_can_read_it_and_shows_in_their_names():
+    main, small, layers = (TABLES[name] for name in ("cifar100_homogeneous", "cifar100_small", "ablation_layer"))
+    planner = Planner(teacher_cache=True)
+
+    def job(table, row, arm):
+        return planner.jobs[planner.student(table, row, table.arm(arm), 1)]
+
+    for arm, cached in (("TopKD", True), ("KD", True), ("CRD", True), ("FitNet", False), ("MLKD", False)):
+        found = job(main, "resnet56:resnet20", arm)
+        assert ("--teacher_cache" in found.command, "_cache_" in found.name) == (cached, cached), arm
+    found = job(small, "resnet20:resnet8", "TopKD")
+    assert found.name == "resnet20-resnet8_cifar100_TopKD_small_cache_trial1" and "--teacher_cache" in found.command
+    for arm, cached in (("TopKD-exact layer 0", True), ("TopKD-exact layer -3", False)):
+        found = job(layers, "resnet56:resnet20", arm)
+        clouds = planner.jobs[found.needs[-1]]
+        assert [("--teacher_cache" in each.command) for each in (found, clouds)] == [cached, cached], arm
+    teachers = [each for each in planner.jobs.values() if each.command[0] == "train_teacher.py"]
+    assert teachers and not any("--teacher_cache" in each.command for each in teachers)
 
 
 def test_the_shipped_runs_are_found_as_finished(monkeypatch):

@@ -110,6 +110,7 @@ def test_the_runs_that_are_compared_are_not_trivial(end, expected):
     "stage, point",
     [
         pytest.param("teacher", "batch:15", id="teacher, in the middle of epoch 2"),
+        pytest.param("teacher", "late:15", id="teacher, in the middle of epoch 2, nothing saved but the best weights"),
         pytest.param("teacher", "half:3", id="teacher, first checkpoint half written", marks=pytest.mark.slow),
         pytest.param("teacher", "replace:5", id="teacher, between checkpoint and row of the log"),
         pytest.param("clouds", "batch:2", id="clouds, in the middle of a chunk", marks=pytest.mark.slow),

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.gudhis import gudhi_bars, gudhi_image
 from test_diagrams import clouds_of, examples, make_cloud
 
 from ripsnet import (
@@ -197,3 +198,72 @@ def test_wasserstein_to_a_teacher_of_equal_points():
     """Without a unit to divide by, the mean squared death time of the student itself."""
     student = torch.tensor([[0.0], [1.0], [3.0]])
     assert WassersteinTopology()(student, torch.ones(3, 1)).item() == pytest.approx((1 + 4) / 2)
+
+
+def several(count=3, n=12, d=16, seed=0, dtype=torch.float32):
+    return torch.stack([cloud(n, d, seed + number, dtype) for number in range(count)])
+
+
+@every_loss
+def test_one_cloud_of_a_batch_is_the_cloud_itself_bit_for_bit(loss):
+    for n in (2, 12, 33):
+        student, teacher = cloud(n, 16).requires_grad_(), cloud(n, 16, 1)
+        expected, value = loss(student, teacher), loss(student[None], teacher[None])
+        assert torch.equal(value, expected)
+        gradients = [torch.autograd.grad(each, student)[0] for each in (expected, value)]
+        assert torch.equal(*gradients)
+
+
+def test_exact_topology_of_several_clouds_is_the_mean_over_gudhis_images():
+    student, teacher = several(3, 14, 3), several(3, 14, 3, 10)
+    expected = [
+        np.mean([(gudhi_image(s, spec.to_dict()) - gudhi_image(t, spec.to_dict())) ** 2 for spec in SPECS])
+        for s, t in zip(student.numpy(), teacher.numpy(), strict=True)
+    ]
+    assert max(expected) > 1.1 * min(expected) > 0
+    assert ExactTopology(SPECS)(student, teacher).item() == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+def test_wasserstein_of_several_clouds_normalises_cloud_by_cloud():
+    """SciPy's optimal matching for each cloud; the teacher's clouds are of unlike sizes."""
+    scipy_optimize = pytest.importorskip("scipy.optimize")
+    scale = torch.tensor([1.0, 10.0, 0.1])[:, None, None]
+    student, teacher = several(3, dtype=torch.float64), scale * several(3, seed=10, dtype=torch.float64)
+    expected = []
+    for pair in zip(student, teacher, strict=True):
+        s, t = (gudhi_bars(one.numpy(), 0)[:, 1] for one in pair)
+        cost = (s[:, None] - t[None]) ** 2
+        expected.append(cost[scipy_optimize.linear_sum_assignment(cost)].mean() / (t**2).mean())
+    assert WassersteinTopology()(student, teacher).item() == pytest.approx(np.mean(expected), rel=1e-9)
+
+
+def test_ripsnet_topology_of_several_clouds_is_the_mean_over_them():
+    loss, student, teacher = ripsnets(count=2), several(), several(seed=10)
+    expected = [
+        ((network(s).double() - network(t).double()) ** 2).mean().item()
+        for network in loss.networks
+        for s, t in zip(student, teacher, strict=True)
+    ]
+    assert loss(student, teacher).item() == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["exact, two dimensions", "wasserstein"])
+def test_gradients_of_two_clouds_equal_finite_differences(name):
+    loss = LOSSES[name]()
+    student = several(2, 10, 2, dtype=torch.float64).requires_grad_()
+    teacher = several(2, 10, 2, 10, torch.float64)
+    assert torch.autograd.gradcheck(lambda s: loss(s, teacher), student, eps=1e-6, atol=1e-7, rtol=1e-4)
+
+
+def test_several_clouds_of_different_widths():
+    """Topology knows distances only: a further coordinate that is zero changes nothing."""
+    student, teacher = several(), several(seed=10)
+    wider = torch.cat([teacher, torch.zeros(3, 12, 5)], dim=2)
+    for name in ("exact, two dimensions", "wasserstein"):
+        assert LOSSES[name]()(student, wider).item() == pytest.approx(LOSSES[name]()(student, teacher).item(), rel=1e-4)
+
+
+@every_loss
+def test_different_numbers_of_clouds_are_refused(loss):
+    with pytest.raises(ValueError, match="found 2 clouds of the student and 3 of the teacher"):
+        loss(several(2), several(3))

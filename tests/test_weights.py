@@ -181,6 +181,8 @@ def test_every_setting_of_a_cloud_and_of_the_loss_shows_in_the_name(topology):
         (),
         ("--kd_T", 2),
         ("--batch_size", 32),
+        ("--cloud_size", 32),
+        ("--cloud_size", 16),
         ("--trial", 2),
         ("--dataset", "cifar10"),
         ("--tda_layer_t", -2),
@@ -252,6 +254,60 @@ def test_every_option_of_a_loss_or_a_cloud_can_show_in_a_name():
     elsewhere = {"distill", "set", "logit_stand", "topology", "ripsnet"}
     fields = {field.name for section in (Loss, Clouds) for field in dataclasses.fields(section)}
     assert fields - elsewhere == names.VARIANT.keys() - {"options"}
+
+
+def imagenet(*options):
+    """As resolve, with the defaults of ImageNet's data sets."""
+    pair = "resnet34_imagenet", "resnet18_imagenet"
+    command = ["--path_t", "", "--model_s", pair[1], "--device", "cpu", "--dataset", "imagenet"]
+    command += [str(option) for option in options]
+    parser = train_student.get_args_parser()
+    parser.adopt_recipe(command)
+    args = parser.parse_args(command)
+    return weights.resolve(*(read(args, each) for each in (Loss, Clouds, Data, Training, Repetition)), *pair)
+
+
+@pytest.mark.parametrize(
+    "options, points, variant",
+    [
+        ((), 64, ""),
+        (("--cloud_size", 64), 64, ""),
+        (("--cloud_size", 256), 256, "cloud256"),
+        (("--batch_size", 128), 64, "n128"),
+        (("--batch_size", 32, "--cloud_size", 32), 32, "n32 cloud32"),
+    ],
+)
+def test_a_cloud_of_imagenet_is_part_of_a_batch(options, points, variant):
+    settings = imagenet("-d", 5, *options)
+    assert settings.clouds.points == points
+    assert settings.variant.split() == variant.split()
+    assert f"_n{points}_" in settings.clouds.folder_name
+    assert settings.clouds.expected("", 512, 0)["points"] == points
+
+
+@pytest.mark.parametrize("options, variant", [((), ""), (("--cloud_size", 64), ""), (("--cloud_size", 16), "cloud16")])
+def test_a_cloud_of_cifar_is_the_batch_unless_it_is_given(options, variant):
+    settings, _, _ = resolve("-d", 5, *options)
+    assert settings.variant == variant
+    assert settings.clouds.points == int(variant.removeprefix("cloud") or 64)
+    assert resolve("-d", 5, "--batch_size", 128)[0].clouds.points == 128
+
+
+def test_a_cloud_size_that_does_not_divide_the_batch_is_refused():
+    for topology in ("ripsnet", "exact", "wasserstein"):
+        with pytest.raises(UserError, match="--cloud_size: found 48, expected a divisor of --batch_size 64"):
+            resolve("--topology", topology, "--cloud_size", 48)
+    with pytest.raises(UserError, match="--cloud_size: found 64, expected a divisor of --batch_size 32"):
+        imagenet("-d", 5, "--batch_size", 32)
+    assert imagenet("--batch_size", 32).variant == "n32"  # without topology there are no clouds
+
+
+def test_a_cloud_size_without_topology_is_refused():
+    with pytest.raises(UserError, match="--cloud_size: has no effect with no topology term"):
+        resolve("--cloud_size", 32)
+    with pytest.raises(UserError, match="--cloud_size: has no effect with no topology term"):
+        imagenet("--cloud_size", 32)
+    assert "cloud_size" in imagenet().without_effect and "cloud_size" not in imagenet("-d", 5).without_effect
 
 
 def test_the_weights_of_norm_follow_the_share_of_a_run():

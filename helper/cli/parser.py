@@ -1,7 +1,8 @@
 """Parsers made from the settings, and `run`, with which every script starts and ends.
 
 A script's `main` gets the parsed options; `read(args, Section)` makes the value of a section from them. Anything wrong
-with what the user gave is raised as `UserError`, one line; `run` prints that line and exits with the error's code.
+with what the user gave is raised as `UserError`, one line; `run` prints that line and exits with the error's code. Of
+several processes that torchrun has started, one prints it.
 """
 
 import argparse
@@ -15,8 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from ..errors import Interrupted, UserError
-from ..settings import Number, Training, declared
+from ..errors import Interrupted, RunStopped, UserError
+from ..settings import Clouds, Number, Training, declared
 from . import types
 
 Section = TypeVar("Section")
@@ -27,9 +28,11 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs: Any):
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+        self._declared: dict[str, type] = {}  # the section of each option
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        _say(f"{self.prog}: {message} (see {self.prog} --help)")
+        sys.exit(UserError.exit_code)
 
     def add_settings(
         self, title: str | None, section: type, only: Sequence[str] = (), without: Sequence[str] = (), **changed: Any
@@ -48,18 +51,23 @@ class Parser(argparse.ArgumentParser):
                 continue
             default = changed.get(name, fields[name])
             group.add_argument(*entry.flags, f"--{name}", **_argument(entry, default, name in changed))
+            self._declared[name] = section
 
     def adopt_recipe(self, argv: Sequence[str]) -> None:
-        """Defaults of the schedule as the literature has them for the data set that the command line names."""
-        if not any(action.dest == "dataset" for action in self._actions):
+        """Defaults of schedule and clouds as the data set has them that the command line names."""
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for command in action.choices.values():
+                    command.adopt_recipe(argv)
+        if "dataset" not in self._declared:
             return
         asked = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         asked.add_argument("--dataset", nargs="?")
         recipe = types.recipe(asked.parse_known_args(list(argv))[0].dataset)
         if recipe is not None:
-            own = vars(Training.of(recipe))
-            known = {action.dest for action in self._actions} & own.keys() - {"lr", "amp"}
-            self.set_defaults(**{name: own[name] for name in known})
+            own: dict[type, dict[str, Any]] = {Training: vars(Training.of(recipe)), Clouds: vars(Clouds.of(recipe))}
+            known = [name for name, section in self._declared.items() if section in own and name not in ("lr", "amp")]
+            self.set_defaults(**{name: own[self._declared[name]][name] for name in known})
 
     def add_config(self) -> None:
         """Add --config, which `written_out` replaces by the options of an earlier run."""
@@ -178,13 +186,19 @@ def exact_kernels() -> None:
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def run(main: Callable[[argparse.Namespace], None], make_parser: Callable[[], Parser]) -> None:
+def run(main: Callable[[argparse.Namespace], None], make_parser: Callable[[], Parser], several: bool = False) -> None:
     """Parse the command line, call `main(args)`, and turn a UserError into its one line and exit code. Ends quietly,
-    with exit code 1, when nobody reads its output any more."""
+    with exit code 1, when nobody reads its output any more.
+
+    several: whether the script can be started by torchrun, in several processes.
+    """
     program = os.path.basename(sys.argv[0])
     _open_streams()
     try:
-        _parse_and_run(main, make_parser)
+        if _launched():
+            _run_by_torchrun(main, make_parser, several)
+        else:
+            _parse_and_run(main, make_parser)
         return
     except BrokenPipeError:  # nobody reads on, as after `| head`
         code = 1
@@ -206,6 +220,37 @@ def run(main: Callable[[argparse.Namespace], None], make_parser: Callable[[], Pa
         except OSError:
             _silence(stream)  # the interpreter must not write to it at its end either
     sys.exit(code)
+
+
+def _launched() -> bool:
+    """Whether torchrun has started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _run_by_torchrun(
+    main: Callable[[argparse.Namespace], None], make_parser: Callable[[], Parser], several: bool
+) -> None:
+    from .. import distributed  # with torch, which what only reads tables does not load
+
+    distributed.meet()
+    if not several:
+        raise UserError("runs in one process; start it without torchrun")
+
+    def joined(args: argparse.Namespace) -> None:
+        args.device = distributed.join(args.device)
+        if hasattr(args, "resume"):
+            args.resume = args.resume or distributed.restarted()
+        main(args)
+
+    try:
+        _parse_and_run(joined, make_parser)
+    except RuntimeError as error:
+        if not distributed.is_broken(error):
+            raise
+        if distributed.rank() > 0:
+            sys.exit(RunStopped.exit_code)
+        raise RunStopped("another process of this run has ended; what was saved before is intact") from None
+    distributed.leave()
 
 
 def _parse_and_run(main: Callable[[argparse.Namespace], None], make_parser: Callable[[], Parser]) -> None:
@@ -241,5 +286,15 @@ def _silence(stream: Any) -> None:
 
 
 def _say(line: str) -> None:
-    with contextlib.suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+    """Print a last line, which several processes may have found."""
+
+    def write() -> None:
+        with contextlib.suppress(OSError):
+            print(line, file=sys.stderr, flush=True)
+
+    if not _launched():
+        write()
+        return
+    from .. import distributed
+
+    distributed.once(write)

@@ -1,4 +1,4 @@
-"""A layer of a network as a point cloud."""
+"""A layer of a network as point clouds."""
 
 from collections.abc import Sequence
 
@@ -14,12 +14,24 @@ def read_layer(features: Sequence[Tensor], logits: Tensor, layer: int) -> Tensor
     return logits if layer == 0 else features[layer]
 
 
-def as_cloud(feature: Tensor) -> Tensor:
-    """A batch's feature as a point cloud (n, d) in float32; a map (n, d, H, W) is average-pooled to 1 x 1 first."""
+def as_points(feature: Tensor) -> Tensor:
+    """A batch's feature as points (B, d) in float32; a map (B, d, H, W) is average-pooled to 1 x 1 first."""
     return feature.float().mean(dim=(2, 3)) if feature.ndim == 4 else feature.float()
 
 
-def layer_width(model: nn.Module, layer: int, classes: int, option: str, image_size: int = 32) -> int:
+def in_clouds(points: Tensor, size: int | None) -> Tensor:
+    """The points (B, d) of a batch as clouds (N, size, d) of consecutive ones.
+
+    What a short batch has beyond its whole clouds is left out; a batch of fewer points is one cloud (1, B, d), and so
+    is every batch if size is None.
+    """
+    if size is None or len(points) <= size:
+        return points.unsqueeze(0)
+    count = len(points) // size
+    return points[: count * size].view(count, size, -1)
+
+
+def layer_width(model: nn.Module, layer: int, classes: int, option: str, image_size: int) -> int:
     """Channels of a layer index, from a dry forward pass. Raises UserError if the network has no such layer."""
     shapes = feature_shapes(model, image_size)
     if -layer > len(shapes):

@@ -1,6 +1,8 @@
 """What stage 2 computes from a set's chunks: clouds, the numbers that define an image, a sample, and a report."""
 
-from collections.abc import Iterable
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,13 +15,17 @@ from ripsnet import (
     subsample_sigma,
 )
 
+from .. import distributed
 from ..errors import UserError
 from ..files.atomic import npz, write_bytes, write_json
 from ..files.paths import quality_file, sample_file
 from ..networks import Network
 from ..settings import CloudMaking, Clouds, Data
+from ..training.progress import Bar
 from .embedding import Embedder
-from .store import CloudSet, Diagrams, Origin
+from .store import CloudSet, Diagrams, Origin, images_of
+
+Maker = Callable[[int], Any]
 
 SAMPLE = 64  # clouds
 SIGMA_POINTS = 200  # that the released rule looks at
@@ -32,13 +38,44 @@ def origin_of(teacher: Network, width: int, data: Data, clouds: Clouds, making: 
         teacher_arch=teacher.arch,
         dataset=data.dataset,
         layer=clouds.tda_layer_t,
-        points=clouds.batch_size,
+        points=clouds.points,
         cloud_width=width,
         pcd_bn=clouds.pcd_bn,
         sigma_rule=clouds.sigma_rule,
         seed=making.seed,
         cloud_dtype=making.cloud_dtype,
     )
+
+
+def check_space(files: CloudSet, kinds: Sequence[str]) -> None:
+    """Say how much disk a set takes with these kinds of chunks; UserError if what is missing does not fit."""
+    where = files.folder
+    while not where.exists():
+        where = where.parent
+    free = shutil.disk_usage(where).free
+    needed = sum(max(0, files.bytes_needed(kind) - files.bytes_present(kind)) for kind in kinds)
+    parts = {"clouds": 0, "diagrams": 0, "images": 0}
+    for kind in kinds:
+        parts[kind.split("_")[0]] += files.bytes_needed(kind)
+    text = ", ".join(f"{what} {as_size(size)}" for what, size in parts.items())
+    if needed > free:
+        raise UserError(
+            f"{files.folder}: {as_size(needed)} more are needed ({text}), but only {as_size(free)} are free; make "
+            "space, lower --num_clouds, or keep no clouds (--discard_clouds), without which no RipsNet can be fitted"
+        )
+    print(f"on disk: {text}; {as_size(needed)} more, {as_size(free)} free", flush=True)
+
+
+def as_size(count: int) -> str:
+    """'13.1 GB', '0.3 MB'."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def clouds_of(files: CloudSet, chunk: int, embedder: Embedder) -> np.ndarray:
+    """The clouds of a chunk: as they are on disk, or embedded where they are not kept."""
+    if files.done("clouds", chunk):
+        return files.read("clouds", chunk, mmap=True)
+    return embed_chunk(files, chunk, embedder)
 
 
 def embed_chunk(files: CloudSet, chunk: int, embedder: Embedder) -> np.ndarray:
@@ -56,6 +93,52 @@ def embed_chunk(files: CloudSet, chunk: int, embedder: Embedder) -> np.ndarray:
     return clouds
 
 
+def make_chunks(files: CloudSet, what: str, makers: Mapping[str, Maker]) -> None:
+    """Write the missing chunks of some kinds. makers: compute a chunk of each kind by its number, in this order.
+
+    Of several processes each computes a chunk at a time, and process 0 writes them all: a folder has one writer.
+    """
+    rank, world = distributed.rank(), distributed.world()
+    missing = distributed.on_first(_missing, files, list(makers))
+    to_do = [chunk for chunk in files.chunks if missing[chunk]]
+    with Bar(what, files.num_clouds, "cloud", initial=files.num_clouds - files.count(to_do)) as bar:
+        for first in range(0, len(to_do), world):
+            turn = to_do[first : first + world]
+            for kind, make in makers.items():
+                own = [chunk for chunk in turn[rank : rank + 1] if kind in missing[chunk]]
+                made = distributed.to_first(distributed.together(_make, make, own))
+                distributed.on_first(_write, files, kind, made)
+                if rank > 0:
+                    files.forget_checksums()
+            bar.update(files.count(turn))
+
+
+def _missing(files: CloudSet, kinds: Sequence[str]) -> dict[int, list[str]]:
+    return {chunk: [kind for kind in kinds if not files.done(kind, chunk)] for chunk in files.chunks}
+
+
+def _make(make: Maker, chunks: Sequence[int]) -> dict[int, Any]:
+    return {chunk: make(chunk) for chunk in chunks}
+
+
+def _write(files: CloudSet, kind: str, made: Sequence[dict[int, Any]]) -> None:
+    for chunk, content in ((chunk, content) for each in made for chunk, content in each.items()):
+        if kind.startswith("diagrams"):
+            files.write_diagrams(int(kind[-1]), chunk, content)
+        else:
+            files.write(kind, chunk, content)
+
+
+def highest_pixel(files: CloudSet, spec: ImageSpec) -> float:
+    """The maximum of all images of a set."""
+    own = distributed.together(_highest_pixels, files, spec, files.chunks[distributed.rank() :: distributed.world()])
+    return max(value for values in distributed.all_states(own) for value in values)
+
+
+def _highest_pixels(files: CloudSet, spec: ImageSpec, chunks: Sequence[int]) -> list[float]:
+    return [images_of(files.read_diagrams(spec.dim, chunk), spec).max().item() for chunk in chunks]
+
+
 def bounds(files: CloudSet, dim: int, rule: str) -> tuple[np.ndarray, np.ndarray]:
     """The lowest and the highest (birth, persistence) that an image spans."""
     parts = []
@@ -69,17 +152,17 @@ def bounds(files: CloudSet, dim: int, rule: str) -> tuple[np.ndarray, np.ndarray
     return low, high
 
 
-def image_sigma(files: CloudSet, dim: int, rule: str) -> float:
+def image_sigma(files: CloudSet, dim: int, rule: str, embedder: Embedder) -> float:
     """The width of the image's Gaussian by a rule, 'released' or 'subsample'."""
     try:
         if rule == "released":
-            return released_sigma(first_points(files, dim))
+            return released_sigma(first_points(files, dim, embedder))
         return sampled_sigma(files, dim)
     except ValueError as error:
         raise UserError(f"--sigma_rule {rule}: {error}") from None
 
 
-def first_points(files: CloudSet, dim: int) -> np.ndarray:
+def first_points(files: CloudSet, dim: int, embedder: Embedder) -> np.ndarray:
     """The first points of the set in SimplexTree's order, which is ascending in dimension 0."""
     found = np.empty((0, 2))
     for chunk in files.chunks:
@@ -87,7 +170,7 @@ def first_points(files: CloudSet, dim: int) -> np.ndarray:
         if dim == 0:
             parts = [files.read_diagrams(0, chunk)]
         else:
-            clouds = files.read("clouds", chunk, mmap=True)
+            clouds = clouds_of(files, chunk, embedder)
             parts = ([simplex_tree_diagram(cloud.astype(np.float64), 1)] for cloud in clouds)
         for part in parts:
             found = np.concatenate([found, birth_persistence(part)])
@@ -109,10 +192,10 @@ def sampled_sigma(files: CloudSet, dim: int, size: int = 2000) -> float:
     return subsample_sigma(np.concatenate(points), seed)
 
 
-def keep_sample(files: CloudSet, dim: int) -> None:
+def keep_sample(files: CloudSet, dim: int, embedder: Embedder) -> None:
     """Write the last clouds (N, n, d) of the last chunk and their images (N, 400), N at most SAMPLE, into one file."""
     last = files.chunks[-1]
-    clouds, images = (files.read(kind, last)[-SAMPLE:] for kind in ("clouds", f"images_dim{dim}"))
+    clouds, images = clouds_of(files, last, embedder)[-SAMPLE:], files.read(f"images_dim{dim}", last)[-SAMPLE:]
     number = np.arange(files.num_clouds - len(clouds), files.num_clouds)
     write_bytes(sample_file(files.folder, dim), npz({"cloud": number, "points": clouds, "images": images}))
 

@@ -187,6 +187,11 @@ class CloudSet:
         try:
             array = np.lib.format.open_memmap(path, mode="r")
         except Exception as error:  # NumPy raises many kinds for a header that is damaged
+            if kind == "clouds" and not self.bytes_present(kind):
+                raise UserError(
+                    f"{path.parent}: holds no clouds, which were discarded (--discard_clouds) or removed; make them "
+                    f"with generate_PCD_PI.py (the same options, --num_clouds {self.num_clouds}, no --discard_clouds)"
+                ) from None
             reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
             raise UserError(f"{path}: missing or damaged ({reason}); {self._advice}") from None
         if wrong := self._wrong(kind, chunk, array):
@@ -236,6 +241,10 @@ class CloudSet:
             self._sums[kind] = _read_checksums(self.folder, kind)
         return self._sums[kind]
 
+    def forget_checksums(self) -> None:
+        """Read the lists again where they are needed: another process may have written them."""
+        self._sums.clear()
+
     def write(self, kind: str, chunk: int, array: np.ndarray) -> None:
         """List a chunk and write it, after what says that the set is complete has been withdrawn.
 
@@ -260,6 +269,34 @@ class CloudSet:
         for path in [*paths, self.folder / kind / CHECKSUMS]:  # the list last: chunks without one are of an old folder
             remove(path)
         self._sums[kind] = None
+
+    def discard_clouds(self) -> None:
+        """Remove the chunks of clouds alone: what was made of them stays complete. InUse if a RipsNet is being fitted
+        to them."""
+        paths = sorted((self.folder / "clouds").glob("*.npy"))
+        if paths:
+            self._refuse_in_use()
+        for path in [*paths, self.folder / "clouds" / CHECKSUMS]:
+            remove(path)
+        self._sums["clouds"] = None
+
+    def bytes_needed(self, kind: str) -> int:
+        """Of all chunks of a kind; of diagrams of dimension 1 about, as if a cloud had as many bars as points."""
+        origin = self.origin
+        if kind == "clouds":
+            a_cloud = origin.points * origin.cloud_width * np.dtype(origin.cloud_dtype).itemsize
+        elif kind == "diagrams_dim0":
+            a_cloud = 4 * (origin.points - 1)
+        elif kind == "diagrams_dim1":
+            a_cloud = 24 * origin.points
+        else:
+            a_cloud = 4 * self.pixels
+        return a_cloud * self.num_clouds
+
+    def bytes_present(self, kind: str) -> int:
+        """Of those chunks of a kind that are on disk."""
+        paths = [path for chunk in self.chunks if (path := self.path(kind, chunk)).is_file()]
+        return sum(path.stat().st_size for path in paths)
 
     def _withdraw(self, kind: str) -> None:
         """Remove what says that the images of a dimension are complete; and their spec, unless it stays true because

@@ -13,7 +13,6 @@ import queue
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -159,11 +158,10 @@ def run_job(job: Job, folder: str, *needed: Outcome) -> Outcome:
 
 def call(job: Job) -> Outcome:
     """Run a job's script. A KeyboardInterrupt, which is Ray's way to cancel, is passed on, and its end waited for."""
-    script, *options = job.call()
     print(f"{socket.gethostname()}: {job.shell()}", flush=True)
     began, last = time.monotonic(), deque[str](maxlen=LAST_LINES)
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / script), *options],
+        job.words(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

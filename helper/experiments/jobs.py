@@ -7,6 +7,7 @@ that file: then it goes on with --resume.
 import os
 import shlex
 import statistics
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from ..errors import Interrupted, RunStopped
 from ..files.paths import ROOT
 
 LAST_LINES = 12  # of a job that failed
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Work:
 class Job:
     """command: a script and its options. folder: the only one to which it writes, beside its own files in results/.
     done: the file it writes last; None for what is regenerated every time. needs: names of the jobs without which it
-    cannot run; after: of those that must have ended, well or not."""
+    cannot run; after: of those that must have ended, well or not. processes: by which it is run; several are started by
+    torchrun."""
 
     name: str
     command: tuple[str, ...]
@@ -46,6 +49,7 @@ class Job:
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     work: Work = Work("")
+    processes: int = 1
 
     @property
     def finished(self) -> bool:
@@ -57,10 +61,18 @@ class Job:
             return [*self.command, "--resume"]
         return list(self.command)
 
+    def words(self, python: str = sys.executable) -> list[str]:
+        """The words of the call, with the script's whole path."""
+        script, *options = self.call()
+        by = [*TORCHRUN, str(self.processes)] if self.processes > 1 else []
+        return [python, *by, str(ROOT / script), *options]
+
     def shell(self) -> str:
         """A line for the shell, from the current folder."""
-        script, *options = self.call()
-        return shlex.join(["python", os.path.relpath(ROOT / script), *options])
+        script = self.command[0]
+        words = self.words("python")
+        words[words.index(str(ROOT / script))] = os.path.relpath(ROOT / script)
+        return shlex.join(words)
 
 
 def before(jobs: Iterable[Job]) -> dict[str, set[str]]:

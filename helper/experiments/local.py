@@ -9,7 +9,6 @@ import queue
 import select
 import signal
 import subprocess
-import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,6 @@ import torch
 
 from ..errors import UserError
 from ..files import lock
-from ..files.paths import ROOT
 from .jobs import LAST_LINES, Job, Tally, before
 
 STOP = "stop"  # an event
@@ -35,7 +33,7 @@ class Runner:
     def __init__(self, at_once: int, gpus: Sequence[str] = ()):
         self.at_once, self.gpus = at_once, list(gpus)
         self.running: dict[str, subprocess.Popen | None] = {}
-        self.gpu_of: dict[str, str] = {}
+        self.gpus_of: dict[str, list[str]] = {}
         self.events: queue.SimpleQueue = queue.SimpleQueue()  # (name, exit code, last lines), or STOP
         self.waiting_for: dict[str, str] = {}
         self.reader_is_gone = False
@@ -54,22 +52,22 @@ class Runner:
         self.events.put(STOP)
 
     def environment(self, job: Job) -> dict[str, str]:
-        """The GPU that the fewest jobs use, and as many threads as each has cores."""
+        """The GPUs that the fewest jobs use, one for each process, and as many threads as each has cores."""
         environment = os.environ | {lock.STATUS: str(POSTPONED)}
-        if self.at_once > 1:
-            environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // self.at_once)))
+        if self.at_once * job.processes > 1:
+            threads = max(1, cores() // (self.at_once * job.processes))
+            environment.setdefault("OMP_NUM_THREADS", str(threads))
         if self.gpus:
-            used = Counter(self.gpu_of.values())
-            self.gpu_of[job.name] = min(self.gpus, key=lambda gpu: used[gpu])
-            environment["CUDA_VISIBLE_DEVICES"] = self.gpu_of[job.name]
+            used = Counter(gpu for gpus in self.gpus_of.values() for gpu in gpus)
+            self.gpus_of[job.name] = sorted(self.gpus, key=lambda gpu: used[gpu])[: job.processes]
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.gpus_of[job.name])
         return environment
 
     def start(self, job: Job) -> None:
         self.say(f"\n{job.shell()}")
-        script, *options = job.call()
         several = self.at_once > 1 and job.folder is not None  # the tables come last and alone
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / script), *options],
+            job.words(),
             stdout=subprocess.PIPE if several else None,
             stderr=subprocess.STDOUT if several else None,
             text=True,
@@ -149,7 +147,7 @@ class Runner:
                     continue
                 name, status, lines = event
                 del self.running[name]
-                self.gpu_of.pop(name, None)
+                self.gpus_of.pop(name, None)
                 if status == POSTPONED and not stopped:
                     tally.since.pop(name)
                     ready.append(tally.jobs[name])

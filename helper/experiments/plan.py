@@ -12,6 +12,7 @@ import torch
 
 from distiller_zoo import distiller_dict
 
+from ..clouds.outputs import uncached
 from ..clouds.store import CLAIM
 from ..errors import UserError
 from ..files.paths import RESULTS, STUDENTS, TEACHERS, clouds_folder, quality_file, row_file, spec_file
@@ -43,6 +44,9 @@ SECTIONS: dict[str, tuple[type, ...]] = {
     "train_ripsnet": (Data, Clouds, RipsNetChoice, Fit),
     "train_student": (Data, Loss, Clouds, Training),
 }
+
+
+SEVERAL = ("train_teacher", "generate_PCD_PI", "train_student")  # the scripts that torchrun can start
 
 
 # What the command line may name
@@ -170,11 +174,14 @@ def own_epochs(method: str, training: Training) -> dict[str, Any]:
     return found
 
 
-def student_settings(table: Table, row: str, arm: Arm, trial: int = 1, amp: str | None = None) -> StudentSettings:
-    """The settings of a student as train_student.py resolves them. amp: in place of the table's."""
+def student_settings(
+    table: Table, row: str, arm: Arm, trial: int = 1, amp: str | None = None, teacher_cache: bool = False
+) -> StudentSettings:
+    """The settings of a student as train_student.py resolves them. amp: in place of the table's. teacher_cache: where
+    it can serve the student."""
     amp = amp or table.amp or table.student.amp
     clouds = with_options(table.clouds, arm.options)
-    return resolve(
+    settings = resolve(
         asked_loss(table, row, arm),
         clouds,
         Data(dataset=table.dataset, device=torch.device("cpu")),
@@ -182,6 +189,9 @@ def student_settings(table: Table, row: str, arm: Arm, trial: int = 1, amp: str 
         Repetition(trial=trial),
         *networks(row),
     )
+    if teacher_cache and settings.without_cache is None:
+        settings = replace(settings, training=replace(settings.training, teacher_cache=True))
+    return settings
 
 
 # Names
@@ -199,6 +209,8 @@ def departing_schedule(table: Table, training: Training, amp: str | None = None)
         parts.append(f"e{training.epochs}")
     if parts and amp not in (None, training.amp):
         parts.append("float32" if amp == "off" else str(amp))
+    if parts and training.teacher_cache:
+        parts.append("cache")
     return " ".join(parts)
 
 
@@ -253,15 +265,25 @@ def as_text(value: Any) -> str:
 
 class Planner:
     """Jobs by name, in an order in which they can run. data_dir, device: of the user for all four stages; amp: for the
-    two that train with images."""
+    two that train with images; teacher_cache: for the clouds and students that it can serve; processes: of those that
+    several can share."""
 
-    def __init__(self, data_dir: str | None = None, device: str | None = None, amp: str | None = None):
+    def __init__(
+        self,
+        data_dir: str | None = None,
+        device: str | None = None,
+        amp: str | None = None,
+        teacher_cache: bool = False,
+        processes: int = 1,
+    ):
         self.data_dir, self.device, self.amp = data_dir, device, amp
+        self.teacher_cache, self.processes = teacher_cache, processes
         self.jobs: dict[str, Job] = {}
 
     def add(self, name: str, script: str, options: Iterable[str], work: Work | None = None, **about: Any) -> str:
         """Add a job unless it is there; returns its name."""
         if name not in self.jobs:
+            about = {"processes": self.processes if script in SEVERAL else 1} | about
             self.jobs[name] = Job(name, (f"{script}.py", *options), work=work or Work(script), **about)
         return name
 
@@ -280,6 +302,13 @@ class Planner:
             amp = Training().amp
         return replace(training, amp=amp or training.amp)
 
+    def check_batch(self, batch_size: int) -> None:
+        if batch_size % self.processes:
+            raise UserError(
+                f"--nproc: found {self.processes}, expected a divisor of the batch of {batch_size} images, which the "
+                "processes share equally"
+            )
+
     def dataset(self, table: Table) -> list[str]:
         own = defaults(Data)["dataset"]
         return [] if table.dataset == own else ["--dataset", table.dataset]
@@ -287,6 +316,7 @@ class Planner:
     def teacher(self, table: Table, teacher: str) -> str:
         """Stage 1. A folder with nothing but best.pth is a teacher from elsewhere, and finished."""
         name, folder = teacher_name(table, teacher), Path(teacher_path(table, teacher)).parent
+        self.check_batch(table.teacher.batch_size)
         brought = (folder / "best.pth").is_file() and not (folder / "last.pth").is_file()
         named = ["--name", name] if departing_schedule(table, table.teacher) else []
         options = [*self.dataset(table), *flags(self.schedule(table.teacher)), *named]
@@ -305,6 +335,8 @@ class Planner:
         teacher = networks(row)[0]
         clouds = replace(with_options(table.clouds, arm.options), dim=str(dim))
         making = with_options(table.making, arm.options)
+        if self.teacher_cache and uncached(table.dataset, clouds.tda_layer_t, clouds.pcd_bn) is None:
+            making = replace(making, teacher_cache=True)
         path = teacher_path(table, teacher)
         folder = clouds_folder(path, clouds)
         options = [*self.dataset(table), *flags(clouds), *flags(making)]
@@ -352,14 +384,20 @@ class Planner:
     def student(self, table: Table, row: str, arm: Arm, trial: int) -> str:
         """Stage 4, after what it needs."""
         teacher, student = networks(row)
-        departing = departing_schedule(table, table.student, self.amp or table.amp)
-        settings = student_settings(table, row, arm, trial, self.amp)
+        settings = student_settings(table, row, arm, trial, self.amp, self.teacher_cache)
+        training = replace(table.student, teacher_cache=settings.training.teacher_cache)
+        departing = departing_schedule(table, training, self.amp or table.amp)
         name = student_name(settings, departing or None)
         named = ["--name", name] if departing else []
         clouds = settings.clouds
+        self.check_batch(clouds.batch_size)
         options = [*self.dataset(table), *flags(asked_loss(table, row, arm)), *flags(clouds)]
-        options += flags(self.schedule(table.student, table.amp), {"batch_size": table.student.batch_size})
-        epochs = table.student.epochs + settings.loss.first_epochs
+        options += flags(self.schedule(training, table.amp), {"batch_size": table.student.batch_size})
+        epochs, processes = table.student.epochs + settings.loss.first_epochs, self.processes
+        if settings.loss.beta and not settings.method.several:
+            processes = 1
+        if settings.loss.topology and (clouds.batch_size // processes) % clouds.points:
+            options.append("--gather_clouds")
         return self.add(
             name,
             "train_student",
@@ -370,6 +408,7 @@ class Planner:
             done=row_file(name),
             resumable=True,
             needs=self.images(table, row, arm),
+            processes=processes,
         )
 
     def table(self, table: Table, rows: list[str], arms: list[Arm], trials: int | None) -> None:

@@ -1,4 +1,7 @@
-"""A training run's folder, and what a run leaves behind when it ends: its log and one row of results."""
+"""A training run's folder, and what a run leaves behind when it ends: its log and one row of results.
+
+Of several processes the first writes it, and the others are told what it found.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +9,7 @@ from typing import Any
 
 import torch
 
+from .. import distributed
 from ..errors import UserError
 from ..settings import NOT_PART_OF_A_RUN, SECTIONS, defaults
 from . import checkpoint, lock
@@ -19,7 +23,7 @@ DEFAULTS = {name: value for section in reversed(SECTIONS) for name, value in def
 
 def write_args(folder: Path, options: dict[str, Any], commit: str, device: str) -> None:
     """Write args.json: the resolved options, and the command, which --config repeats."""
-    about = {"command": command(), "commit": commit, "versions": versions(), "device": device}
+    about = {"command": command(), "commit": commit, "versions": versions(options.get("dataset")), "device": device}
     write_json(folder / "args.json", {"args": options, **about})
 
 
@@ -53,12 +57,16 @@ class Run:
 
     def hold(self) -> None:
         """Lock the folder for this process; UserError where another one works in it."""
-        lock.hold(self.folder, "--name" if self.options.get("name") else None)
+        distributed.on_first(lock.hold, self.folder, "--name" if self.options.get("name") else None)
 
     def start(self, fields: checkpoint.Fields) -> dict | None:
-        """The checkpoint to continue from, None for a fresh run. Locks the folder, writes args.json of a fresh run."""
+        """The checkpoint to continue from, its tensors on the CPU; None for a fresh run. Locks the folder, writes
+        args.json of a fresh run."""
         self.hold()
-        state = checkpoint.load_latest(self.folder, self.device, {**fields, "args": dict}, "a checkpoint of this run")
+        return distributed.on_first(self._start, fields)
+
+    def _start(self, fields: checkpoint.Fields) -> dict | None:
+        state = checkpoint.load_latest(self.folder, "cpu", {**fields, "args": dict}, "a checkpoint of this run")
         if state is None:
             write_args(self.folder, self.options, self.commit, self.devices[0])
             return None
@@ -90,20 +98,31 @@ class Run:
 
     def save(self, state: dict) -> None:
         state = {**state, "args": self.options, "devices": self.devices}
-        checkpoint.save(self.folder / "last.pth", state, keep_previous=True)
+        distributed.on_first(checkpoint.save, self.folder / "last.pth", state, True)
+
+    def save_best(self, state: dict) -> None:
+        distributed.on_first(checkpoint.save, self.best, state)
 
     def write_log(self, history: Sequence[dict]) -> None:
         """The whole log, from the rows that the checkpoint holds: after a kill the two cannot disagree."""
-        write_bytes(self.folder / "log.csv", csv_bytes(history))
+        distributed.on_first(write_bytes, self.folder / "log.csv", csv_bytes(history))
 
     def finish(self, history: Sequence[dict], row: dict[str, Any]) -> None:
         """Write the run's log and its one row of results, each whole; keep those of a run that had ended before."""
+        distributed.on_first(self._finish, history, row)
+
+    def _finish(self, history: Sequence[dict], row: dict[str, Any]) -> None:
         path = row_file(self.name)
         if self.was_complete and path.exists():
             print(f"{self.name}: had ended before; its row is {path}")
             return
         write_bytes(log_file(self.name), csv_bytes(history))
-        about = {"device": "; ".join(self.devices), **versions(), "commit": self.commit, "command": command()}
+        about = {
+            "device": "; ".join(self.devices),
+            **versions(self.options.get("dataset")),
+            "commit": self.commit,
+            "command": command(),
+        }
         options = {name: value for name, value in self.part_of_it.items() if name not in row}
         write_bytes(ROWS / path.name, csv_bytes([{"run": self.name, **row, **options, **about}]))
         print(
@@ -147,6 +166,7 @@ def results_row(
         "ripsnet_r2": ripsnet_r2,
         "student_r2": history[-1].get("student_r2"),
         "seconds": round(sum(row["seconds"] for row in (*first_stage, *history)), 1),
+        "processes": distributed.world(),
         "teacher_sha256": teacher_sha256,
         **dict.fromkeys(without_effect),
     }

@@ -1,9 +1,9 @@
 """Scores of a trained network on a test set, and how far its predictions and topology agree with a teacher's.
 
 All that is compared comes from one pass of each network over the test set, in eval mode, as it is deployed: the logits,
-and the features whose groups of --batch_size consecutive images are the point clouds. A student's cloud is taken as it
-is: the projection to a teacher's width belongs to training. Diagrams and their images know distances between points
-only, so clouds of different widths can be compared.
+and the features whose groups of --batch_size, or --cloud_size, consecutive images are the point clouds. A student's
+cloud is taken as it is: the projection to a teacher's width belongs to training. Diagrams and their images know
+distances between points only, so clouds of different widths can be compared.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dataset import LabelledImages, test_batches
+from dataset import LabelledImages, Recipe, test_batches
 from models import create_model
 from ripsnet import ImageSpec, RipsNet, dim0_deaths, dim1_diagrams, r2_score
 
-from ..clouds.layers import as_cloud, layer_width, read_layer
+from ..clouds.layers import as_points, layer_width, read_layer
 from ..clouds.store import images_of
 from ..errors import UserError
 from ..files import checkpoint
 from ..files.paths import clouds_folder, spec_file
-from ..networks import Network
+from ..networks import TORCHVISION, Network
 from ..settings import Clouds, RipsNetChoice
 from ..student.pairs import pair_settings
 from ..student.topology import check_spec, load_ripsnet, load_spec, ripsnet_files
@@ -49,7 +49,7 @@ def predict(
                 found = model(batch)
             else:
                 features, found = model(batch, is_feat=True)
-                points.append(as_cloud(read_layer(features, found, layer)))
+                points.append(as_points(read_layer(features, found, layer)))
         logits.append(found.float())
     return torch.cat(logits), torch.cat(points) if points else None
 
@@ -153,48 +153,45 @@ class Comparison:
     def with_images(self) -> bool:
         return "images" in self.topology or self.ripsnet is not None
 
-    def check_effect(self) -> None:
-        """Refuse options that would do nothing."""
+    def check_effect(self, recipe: Recipe | None) -> None:
+        """Refuse options that would do nothing. recipe: of the data set, where it has one."""
         images = {name: getattr(self.clouds, name) for name in IMAGE_OPTIONS}
         of_ripsnet = {"operator": self.choice.operator, "ripsnet_clouds": self.choice.ripsnet_clouds}
         others = {"dim": self.clouds.dim, "tda_layer_t": self.clouds.tda_layer_t, "tda_layer_s": self.tda_layer_s}
-        others["batch_size"] = self.clouds.batch_size
+        others |= {"batch_size": self.clouds.batch_size, "cloud_size": self.clouds.cloud_size}
         if not self.with_images:
             where = "no --topology images and no --ripsnet"
             if self.spec:
                 raise UserError(f"--spec: has no effect with {where}; leave it out")
-            refuse_without_effect(images, where)
+            refuse_without_effect(images, where, recipe)
         if self.ripsnet is None:
-            refuse_without_effect(of_ripsnet, "no --ripsnet")
+            refuse_without_effect(of_ripsnet, "no --ripsnet", recipe)
         elif self.ripsnet:
-            refuse_without_effect({"ripsnet_clouds": self.choice.ripsnet_clouds}, "--ripsnet PATH")
+            refuse_without_effect({"ripsnet_clouds": self.choice.ripsnet_clouds}, "--ripsnet PATH", recipe)
         if not self.asked:
-            refuse_without_effect(others, "no --topology and no --ripsnet")
+            refuse_without_effect(others, "no --topology and no --ripsnet", recipe)
 
 
 class TopologyComparison:
-    """Measures what a Comparison asks for on a test set of N images. What does not fit is refused here, before any
-    image is seen.
+    """Measures what a Comparison asks for on a test set. What does not fit is refused here, before any image is seen.
 
     path_t: the teacher's checkpoint, by which clouds and RipsNets are found.
     """
 
-    def __init__(
-        self, asked: Comparison, path_t: str, student: Network, teacher: Network, images: int, device: torch.device
-    ):
-        clouds = asked.clouds
-        self.dims, self.points = clouds.dims, clouds.batch_size
+    def __init__(self, asked: Comparison, path_t: str, student: Network, teacher: Network, images: LabelledImages):
+        clouds, option, size = asked.clouds, asked.clouds.points_option, images.info.image_size
+        self.dims, self.points = clouds.dims, clouds.points
         self.widths = (
-            layer_width(student.model, asked.tda_layer_s, student.num_classes, "--tda_layer_s"),
-            layer_width(teacher.model, clouds.tda_layer_t, teacher.num_classes, "--tda_layer_t"),
+            layer_width(student.model, asked.tda_layer_s, student.num_classes, "--tda_layer_s", size),
+            layer_width(teacher.model, clouds.tda_layer_t, teacher.num_classes, "--tda_layer_t", size),
         )
         self.specs: dict[int, ImageSpec] = {}
         self.ripsnets: dict[int, RipsNet] = {}
         self.distances = {name: distance for name, distance in DIAGRAM_DISTANCES.items() if name in asked.topology}
         if self.points < 2:
-            raise UserError(f"--batch_size: found {self.points}, expected at least 2 points in a cloud")
-        if self.points > images:
-            raise UserError(f"--batch_size: found {self.points}, but the test set has only {images} images")
+            raise UserError(f"{option}: found {self.points}, expected at least 2 points in a cloud")
+        if self.points > len(images):
+            raise UserError(f"{option}: found {self.points}, but the test set has only {len(images)} images")
         if self.distances or 1 in self.dims:
             self._require_gudhi()
         folder = clouds_folder(path_t, clouds)
@@ -203,7 +200,7 @@ class TopologyComparison:
         if asked.ripsnet is not None:
             own = pair_settings(teacher.arch, student.arch).operator
             choice = replace(asked.choice, operator=asked.choice.operator or own)
-            self._load_ripsnets(choice, clouds, folder, asked.ripsnet, device)
+            self._load_ripsnets(choice, clouds, folder, asked.ripsnet, images.device)
 
     @staticmethod
     def _require_gudhi() -> None:
@@ -276,6 +273,7 @@ def finite(value: Any) -> Any:
 
 NETWORK_ROWS = [
     ("top-1 accuracy, %", "top1", ".2f"),
+    ("of torchvision's weights, as published, %", "published_top1", ".3f"),
     ("top-5 accuracy, %", "top5", ".2f"),
     ("cross entropy, nats", "loss", ".4f"),
     (f"calibration error (ECE, {ECE_BINS} bins), %", "ece", ".2f"),
@@ -342,9 +340,12 @@ def report_text(report: dict[str, Any], per_class: bool) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def network_report(network: Network, path: str, logits: Tensor, labels: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    """What the report says of one network; names: of the classes."""
-    return {
+def network_report(
+    network: Network, path: str, logits: Tensor, labels: Tensor, names: Sequence[str], dataset: str
+) -> dict[str, Any]:
+    """What the report says of one network; names: of the classes. On `imagenet`, `published_top1` is the accuracy of
+    torchvision's weights of this architecture."""
+    report: dict[str, Any] = {
         "path": path,
         "arch": network.arch,
         "sha256": network.sha256,
@@ -352,6 +353,9 @@ def network_report(network: Network, path: str, logits: Tensor, labels: Tensor, 
         **accuracy_scores(logits, labels),
         "per_class": dict(zip(names, class_accuracies(logits, labels), strict=True)),
     }
+    if dataset == "imagenet" and network.arch in TORCHVISION:
+        report["published_top1"] = TORCHVISION[network.arch].accuracy
+    return report
 
 
 # Adopting a network of another code base

@@ -20,7 +20,7 @@ from dataset import LabelledImages, TrainLoader
 from ripsnet import ImageSpec, RipsNet, dim0_deaths, dim1_diagrams, r2_score
 
 from ..clouds.fitting import CloudData, predict
-from ..clouds.layers import as_cloud, layer_width, read_layer
+from ..clouds.layers import as_points, layer_width, read_layer
 from ..clouds.store import CloudSet, images_of
 from ..errors import UserError
 from ..files.checkpoint import check_fields
@@ -100,16 +100,20 @@ def label(path: Path, network: Network) -> str:
 
 
 def mini_batches(loader: TrainLoader, count: int) -> list[Tensor]:
-    """The images (B, 3, H, W) of the first `count` training batches."""
+    """The images (n, 3, H, W) of the first `count` clouds of training images. loader: as `cloud_loader` makes it."""
     return [images for images, _, _ in islice(loader.epoch(0), count)]
 
 
 @torch.no_grad()
 def layer_outputs(network: Network, batches: Iterable[Tensor], layer: int, option: str) -> list[Tensor]:
     """A layer's output for each batch, as a point cloud (B, d) in float32 on the CPU."""
-    layer_width(network.model, layer, network.num_classes, option)
-    outputs = (network.model(images, is_feat=True) for images in batches)
-    return [as_cloud(read_layer(features, logits, layer)).cpu() for features, logits in outputs]
+    points: list[Tensor] = []
+    for images in batches:
+        if not points:
+            layer_width(network.model, layer, network.num_classes, option, images.shape[-1])
+        features, logits = network.model(images, is_feat=True)
+        points.append(as_points(read_layer(features, logits, layer)).cpu())
+    return points
 
 
 def bars(name: str, cloud: Tensor) -> list[dict]:
@@ -167,9 +171,11 @@ def pixel_rows(spec: ImageSpec, panels: list[Images], mean_image: np.ndarray) ->
     ]
 
 
-def fitted_ripsnets(path_t: str, clouds: Clouds, choice: RipsNetChoice, teacher: Network) -> Iterator[Fitted]:
+def fitted_ripsnets(
+    path_t: str, clouds: Clouds, choice: RipsNetChoice, teacher: Network, image_size: int
+) -> Iterator[Fitted]:
     """The RipsNets that the options name, one for each homology dimension; refuses what belongs to another teacher."""
-    width = layer_width(teacher.model, clouds.tda_layer_t, teacher.num_classes, "--tda_layer_t")
+    width = layer_width(teacher.model, clouds.tda_layer_t, teacher.num_classes, "--tda_layer_t", image_size)
     assert choice.operator is not None
     folder = clouds_folder(path_t, clouds)
     specs = []

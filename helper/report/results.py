@@ -22,7 +22,8 @@ from .identity import IDENTITY
 # are said to come from. The teacher itself is known by teacher_sha256, wherever its file lies.
 MEASURED = {"best", "best_epoch", "last", "mean_last10", "ripsnet_r2", "student_r2", "seconds", "teacher_acc"}
 REPETITION = {"run", "trial", "seed"}
-PLACE = {"path_t", "device", "python", "torch", "torchvision", "numpy", "gudhi", "commit", "command", "weights_source"}
+PLACE = {"path_t", "device", "processes", "weights_source", "commit", "command"}
+PLACE |= {"python", "torch", "torchvision", "numpy", "gudhi"}
 MAY_DIFFER = MEASURED | REPETITION | PLACE | {"file"}
 # What the control lacks beside the options that its row leaves empty: the topology term.
 TOPOLOGY = {"method", "variant", "delta"}

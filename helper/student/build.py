@@ -10,7 +10,10 @@ from dataset import LabelledImages
 from distiller_zoo import ABSENT, Pair, classifier
 from models import create_model, feature_shapes, fold_batchnorm, map_shape, preactivation_norms, to_device
 
+from .. import distributed
 from ..clouds.layers import layer_width
+from ..clouds.outputs import cached_teacher
+from ..data import share_of
 from ..errors import UserError
 from ..networks import Network, check_map, replaced_student
 from ..training.seeding import seed_everything
@@ -25,6 +28,31 @@ def build_student(arch: str, num_classes: int, seed: int, device: torch.device) 
     methods with one seed start from equal weights."""
     seed_everything(seed)
     return to_device(create_model(arch, num_classes), device)
+
+
+def check_processes(settings: StudentSettings) -> None:
+    """Say what several processes share. UserError for a loss that they cannot compute."""
+    loss, clouds, method, world = settings.loss, settings.clouds, settings.method, distributed.world()
+    batch_size, share = settings.training.batch_size, share_of(settings.training.batch_size)
+    if loss.beta and not method.several and world > 1:
+        raise UserError(
+            f"--distill {loss.distill}: found {world} processes, but its memory of the training images is one "
+            "process's; start it without torchrun"
+        )
+    whole = loss.topology is None or share % clouds.points == 0
+    if whole and loss.gather_clouds:
+        why = "no topology term (--delta 0)" if loss.topology is None else "whole clouds in each process"
+        raise UserError(f"--gather_clouds: has no effect with {why}; leave it out")
+    if not whole and not loss.gather_clouds:
+        raise UserError(
+            f"{clouds.points_option}: found clouds of {clouds.points} images, of which each of {world} processes has "
+            f"{share}; start fewer processes, give a larger --batch_size (with its --lr), or --gather_clouds"
+        )
+    if world > 1:
+        seen_by = "batch norms see"
+        if loss.beta and method.relates:
+            seen_by = f"batch norms and the relations of {method.name} between images see"
+        print(f"{world} processes: {seen_by} the {share} images of one process, of {batch_size}", flush=True)
 
 
 def build_objective(
@@ -43,19 +71,27 @@ def build_objective(
         layer_width(teacher.model, clouds.tda_layer_t, info.num_classes, "--tda_layer_t", info.image_size),
     )
     topology = build_topology(settings, path_t, teacher, widths[1])
+    other = build_loss(settings, student, teacher.model, train_set)
+    cache = None
+    if settings.training.teacher_cache and settings.reads_teacher:
+        cache = cached_teacher(path_t, teacher, train_set, settings.repetition.seed)
     objective = Distillation(
         student,
         fold_batchnorm(teacher.model),
         loss,
         amp=settings.training.amp,
-        other=build_loss(settings, student, teacher.model, train_set),
+        other=other,
         topology=topology.module if topology else None,
         layer_t=clouds.tda_layer_t,
+        cloud_size=clouds.points if topology else None,
         widths=widths,
         epochs=settings.training.epochs,
         strong_view=partial(train_set.strong_view, settings.repetition.seed),
+        cache=cache,
     )
-    objective.probe = Probe(probe_batches(train_set, clouds.batch_size), topology.specs if topology else ())
+    points = clouds.points if topology else 1  # the gradients need one batch
+    batches = probe_batches(train_set, settings.training.batch_size, points)
+    objective.probe = Probe(batches, topology.specs if topology else (), train_set.normalize)
     return objective.to(settings.data.device), topology.r2 if topology else None
 
 
@@ -80,7 +116,7 @@ def build_loss(
         classifier_t=classifier(teacher)[1].requires_grad_(False),
         norms_t=preactivation_norms(teacher) if method.preact_t else (),
         labels=train_set.labels,
-        batch_size=settings.training.batch_size,
+        batch_size=share_of(settings.training.batch_size),
         kd_T=loss.kd_T,
     )
     try:

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from distiller_zoo import ABSENT, KD, Batch, FirstStaged, Output, distiller_dict, forward, standardize
 
-from ..clouds.layers import as_cloud, read_layer
+from .. import distributed
+from ..clouds.layers import as_points, in_clouds, read_layer
+from ..clouds.outputs import CachedTeacher
 from ..settings import ResolvedLoss
 from ..training.objective import Objective, autocast
 
@@ -51,12 +53,14 @@ class Distillation(Objective):
 
     teacher: frozen, in eval mode, called as teacher(images, is_feat=True); not run when only ce has a weight.
     other: the method's loss, called with (Output, Output, Batch); None where there is none.
-    topology: called with the clouds (n, d) of student and teacher. layer_t: the teacher's layer that it reads.
+    topology: called with the clouds (N, n, d) of student and teacher. layer_t: the teacher's layer that it reads.
+    cloud_size: n, the points of a cloud, which are consecutive images of the batch; None for the whole batch.
     widths: of these clouds, the student's and the teacher's; where they differ, a trainable 1 x 1 convolution with
     bias maps the student's to the teacher's width. It is no part of the deployed student.
     epochs: of the run, for methods whose weights follow a schedule.
     strong_view: called with (epoch, images, indices) for a strongly augmented view of these images, for methods that
     compare two views.
+    cache: the teacher's outputs on the training images, looked up in place of running it.
     """
 
     epoch: Tensor
@@ -71,9 +75,11 @@ class Distillation(Objective):
         other: nn.Module | None = None,
         topology: nn.Module | None = None,
         layer_t: int = -1,
+        cloud_size: int | None = None,
         widths: tuple[int, int] | None = None,
         epochs: int,
         strong_view: Callable[[int, Tensor, Tensor], Tensor] | None = None,
+        cache: CachedTeacher | None = None,
     ):
         method = distiller_dict[loss.distill]
         beta = 0.0 if method.first_only else loss.beta
@@ -81,11 +87,12 @@ class Distillation(Objective):
         self.loss, self.method, self.beta = loss, method, beta
         self.kd, self.other = KD(loss.kd_T), other
         self.frozen = Frozen(teacher, topology)
-        self.layer_s, self.layer_t = loss.tda_layer_s, layer_t
+        self.layer_s, self.layer_t, self.cloud_size = loss.tda_layer_s, layer_t, cloud_size
         self.projection = None
         if topology is not None and widths is not None and widths[0] != widths[1]:
             self.projection = nn.Conv2d(*widths, kernel_size=1)
         self.full_weights, self.epochs, self.strong_view = dict(self.weights), epochs, strong_view
+        self.cache = cache
         self.epoch_number = 1
         self.register_buffer("epoch", torch.ones((), dtype=torch.int64), persistent=False)
         self.probe: Diagnosis | None = None
@@ -94,21 +101,39 @@ class Distillation(Objective):
     def follows_length(self) -> bool:  # type: ignore[override]  # an attribute of objectives without a schedule
         return any(term in self.weights for term in self.method.schedule)
 
+    @property
+    def host_bound(self) -> str:  # type: ignore[override]  # an attribute of objectives that never wait
+        topology = getattr(self.frozen.topology, "host_bound", "") if "top" in self.weights else ""
+        method = self.method.host_bound if "other" in self.weights else ""
+        return topology or method
+
+    def host_numbers(self) -> tuple:
+        """With the epoch, where the strong view's random numbers follow from it."""
+        return (*super().host_numbers(), self.epoch_number if self.method.strong else None)
+
     def begin(self, epoch: int) -> None:
         self.epoch_number = epoch
         self.epoch.fill_(epoch)
+        if self.cache is not None:
+            self.cache.begin(epoch)
         for term in self.weights.keys() & {"kd", "other"}:
             self.weights[term] = self.full_weights[term] * self.method.factor(term, epoch, self.epochs)
         if "other" in self.weights and self.loss.warmup:
             self.weights["other"] *= min(epoch / self.loss.warmup, 1.0)
 
     def forward(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        step = self.compute(images, labels, indices)
+        known = None
+        if self.cache is not None:
+            known = Reading(*self.cache.at(indices), None)
+        step = self.compute(images, labels, indices, known, shared=True)
         return step.logits, step.terms
 
-    def compute(self, images: Tensor, labels: Tensor, indices: Tensor) -> Step:
-        teacher = None
-        if self.weights.keys() - {"ce"}:
+    def compute(
+        self, images: Tensor, labels: Tensor, indices: Tensor, teacher: Reading | None = None, shared: bool = False
+    ) -> Step:
+        """teacher: what it makes of these images, where that is known; it is run on them otherwise. shared: whether the
+        images are one process's share of a batch, of which all processes compute this."""
+        if teacher is None and self.weights.keys() - {"ce"}:
             with torch.no_grad():  # first, so that the student's activations are still in the caches for backward
                 teacher = self.read(self.frozen.teacher, images)
         student = self.read(self.student, images)
@@ -122,9 +147,9 @@ class Distillation(Objective):
             if "other" in self.weights:
                 terms["other"] = self.compare(student, teacher, images, Batch(labels, indices, self.epoch))
             if "top" in self.weights:
-                cloud = as_cloud(read_layer(teacher.features, teacher.logits, self.layer_t))
+                clouds = self.clouds(read_layer(teacher.features, teacher.logits, self.layer_t), shared)
                 assert self.frozen.topology is not None
-                terms["top"] = self.frozen.topology(self.student_cloud(feature), cloud)
+                terms["top"] = self.frozen.topology(self.student_clouds(feature, shared), clouds)
         return Step(student.logits, terms, feature)
 
     def compare(self, student: Reading, teacher: Reading, images: Tensor, batch: Batch) -> Tensor:
@@ -169,10 +194,21 @@ class Distillation(Objective):
         last_map = ABSENT if reading.last_map is None else reading.last_map.float()
         return Output(self.method.select(reading.features), logits, last_map)
 
-    def student_cloud(self, feature: Tensor) -> Tensor:
-        """The student's feature as a cloud (n, d) of the teacher's width."""
-        cloud = as_cloud(feature)
-        return cloud if self.projection is None else self.projection(cloud[:, :, None, None]).flatten(1)
+    def clouds(self, feature: Tensor, shared: bool = False) -> Tensor:
+        """A network's feature as clouds (N, n, d). shared: whether it is that of one process's share of a batch; then
+        the features of all are brought together unless the share is whole clouds, so that the clouds are those of one
+        process."""
+        points = as_points(feature)
+        if shared and distributed.world() > 1 and (self.cloud_size is None or len(points) % self.cloud_size):
+            points = distributed.gather(points)
+        return in_clouds(points, self.cloud_size)
+
+    def student_clouds(self, feature: Tensor, shared: bool = False) -> Tensor:
+        """The student's feature as clouds (N, n, d) of the teacher's width."""
+        points = as_points(feature)
+        if self.projection is not None:
+            points = self.projection(points[:, :, None, None]).flatten(1)
+        return self.clouds(points, shared)
 
     def diagnose(self) -> dict[str, float]:
         return {} if self.probe is None else self.probe.diagnose(self)
@@ -194,6 +230,7 @@ class FirstStage(Objective):
         weight = whole.loss.beta if whole.method.first_only else 1.0
         super().__init__(whole.student, {"first": weight}, whole.amp)
         self.other, self.whole = whole.other, (whole,)
+        self.host_bound = whole.method.host_bound
 
     def forward(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         (whole,) = self.whole

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 # The options of a loss and its clouds in the order in which they stand in a name; others follow these. `options` are
 # the method's own.
-ORDER = """gamma alpha beta delta kd_T batch_size warmup first_epochs options dim tda_layer_t tda_layer_s operator
-pcd_bn sigma_rule resolution range ripsnet_clouds""".split()
+ORDER = """gamma alpha beta delta kd_T batch_size cloud_size warmup first_epochs options dim tda_layer_t
+tda_layer_s operator pcd_bn sigma_rule resolution range ripsnet_clouds""".split()
 SHORT = {"options": ""} | short_names(Loss, Clouds)
 VARIANT = {name: SHORT[name] for name in [*ORDER, *(name for name in SHORT if name not in ORDER)]}
 
@@ -37,13 +37,18 @@ def variant(values: Mapping[str, Any], own: Mapping[str, Any]) -> str:
         if name == "options":
             parts += [f"{option}{found}" for option, found in value.items() if found != own[name].get(option)]
         else:
-            parts.append(f"{before}{_text(value)}")
+            parts.append(_part(before, value))
     return " ".join(parts)
 
 
 def published(training: Training, model: str, recipe: "Recipe | None") -> ResolvedTraining:
     """The published schedule of a network at the batch size that it is trained with."""
     return replace(Training.of(recipe), batch_size=training.batch_size).resolved(model, recipe)
+
+
+def _part(before: str, value: Any) -> str:
+    """A departing value as a name has it: 'e24', or 'cache' for an option without a value."""
+    return before if value is True else f"{before}{_text(value)}"
 
 
 def _text(value: Any) -> str:
@@ -55,7 +60,7 @@ def _text(value: Any) -> str:
 def _departures(training: Training, own: Training, without: Sequence[str] = ()) -> list[str]:
     """Where a schedule differs from another, in its fields' order."""
     return [
-        f"{before}{_text(getattr(training, name))}"
+        _part(before, getattr(training, name))
         for name, before in short_names(Training).items()
         if name not in without and getattr(training, name) != getattr(own, name)
     ]

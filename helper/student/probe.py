@@ -1,28 +1,34 @@
 """What is measured of a student beside its accuracy: gradients of the terms, RipsNet on its clouds, and pictures."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dataset import LabelledImages, test_batches
-from ripsnet import ExactTopology, ImageSpec, RipsNetTopology, r2_score
+from ripsnet import ExactTopology, ImageSpec, RipsNetTopology, r2_on_device
 
-from ..clouds.layers import as_cloud, read_layer
+from ..clouds.layers import read_layer
 from ..training.objective import autocast
 from . import pictures
 from .distillation import Distillation
 
-PROBE_BATCHES = 16
+PROBE_CLOUDS = 16
 Batches = Sequence[tuple[Tensor, Tensor]]
 
 
-def probe_batches(images: LabelledImages, batch_size: int) -> Batches:
-    """The first PROBE_BATCHES whole batches of a training set, not augmented: (images, labels)."""
-    batches = itertools.islice(test_batches(images, batch_size), PROBE_BATCHES)
-    return [batch for batch in batches if len(batch[1]) == batch_size]
+def probe_batches(images: LabelledImages, batch_size: int, points: int) -> Batches:
+    """The first whole batches of a training set, not augmented, that hold PROBE_CLOUDS clouds of so many points:
+    (images, labels). The images are kept as uint8 (B, H, W, 3), a quarter of what `images.normalize` makes of them."""
+    count = -(-PROBE_CLOUDS * points // batch_size)
+    batches = itertools.islice(test_batches(images, batch_size), count)
+    return [(images.normalize.undone(batch), labels) for batch, labels in batches if len(labels) == batch_size]
+
+
+def unchanged(images: Tensor) -> Tensor:
+    return images
 
 
 class Probe:
@@ -30,10 +36,16 @@ class Probe:
 
     batches: the first serves for the gradients, all for R^2.
     specs: the teacher's image specs, with which images of a RipsNet can be compared with exact ones.
+    normalize: makes what the networks take of a batch's images.
     """
 
-    def __init__(self, batches: Batches, specs: Sequence[ImageSpec] = ()):
-        self.batches = batches
+    def __init__(
+        self,
+        batches: Batches,
+        specs: Sequence[ImageSpec] = (),
+        normalize: Callable[[Tensor], Tensor] = unchanged,
+    ):
+        self.batches, self.normalize = batches, normalize
         self.exact = ExactTopology(specs) if specs else None
 
     def diagnose(self, objective: Distillation) -> dict[str, float]:
@@ -43,50 +55,60 @@ class Probe:
         """
         if not self.batches:
             return {}
-        images, labels = self.batches[0]
+        images, labels = self.first_batch()
         mode = objective.training
         buffers = {name: buffer.clone() for name, buffer in objective.named_buffers()}
         with torch.random.fork_rng([images.device] if images.device.type == "cuda" else []):
             objective.train()
             step = objective.compute(images, labels, torch.arange(len(labels), device=labels.device))
-            columns = {}
+            columns: dict[str, Tensor] = {}
             for name, value in step.terms.items():
                 (gradient,) = torch.autograd.grad(
                     objective.weights[name] * value, step.feature, retain_graph=True, allow_unused=True
                 )
-                columns[f"grad_{name}"] = 0.0 if gradient is None else gradient.float().norm().item()
+                if gradient is None:
+                    gradient = torch.zeros((), device=images.device)
+                columns[f"grad_{name}"] = gradient.float().norm()
             if self.exact is not None and isinstance(objective.frozen.topology, RipsNetTopology):
                 columns["student_r2"] = self.r2_on_student(objective, objective.frozen.topology, self.exact)
         for name, buffer in objective.named_buffers():
             buffer.copy_(buffers[name])
         objective.train(mode)
-        return columns
+        if not columns:
+            return {}
+        values = torch.stack([value.double() for value in columns.values()])
+        return dict(zip(columns, values.tolist(), strict=True))  # the host waits once
+
+    def first_batch(self) -> tuple[Tensor, Tensor]:
+        images, labels = self.batches[0]
+        return self.normalize(images), labels
 
     @torch.no_grad()
-    def r2_on_student(self, objective: Distillation, topology: RipsNetTopology, exact: ExactTopology) -> float:
-        """R^2 of the topology term's RipsNets, whose exact images are known, on the student's clouds."""
-        clouds = torch.stack([self._student_cloud(objective, images) for images, _ in self.batches])
-        return r2_score(topology.images(clouds), exact.images(clouds))
+    def r2_on_student(self, objective: Distillation, topology: RipsNetTopology, exact: ExactTopology) -> Tensor:
+        """R^2 of the topology term's RipsNets, whose exact images are known, on the student's clouds: a scalar on the
+        device."""
+        clouds = torch.cat([self._student_clouds(objective, self.normalize(images)) for images, _ in self.batches])
+        return r2_on_device(topology.images(clouds), exact.images(clouds))
 
     @staticmethod
-    def _student_cloud(objective: Distillation, images: Tensor) -> Tensor:
+    def _student_clouds(objective: Distillation, images: Tensor) -> Tensor:
         with autocast(images.device, objective.amp):
             features, logits = objective.student(images, is_feat=True)
-        return objective.student_cloud(read_layer(features, logits, objective.layer_s))
+        return objective.student_clouds(read_layer(features, logits, objective.layer_s))
 
     @torch.no_grad()
     def figures(self, objective: Distillation) -> dict[str, Any]:
-        """For each image spec, the persistence images of student and teacher on the first batch: the exact ones, and
+        """For each image spec, the persistence images of student and teacher on the first cloud: the exact ones, and
         below them RipsNet's. Both networks run in eval mode, which changes no buffer."""
         if self.exact is None or not self.batches:
             return {}
         mode = objective.training
         objective.eval()
-        images, _ = self.batches[0]
+        images, _ = self.first_batch()
         with autocast(images.device, objective.amp):
             features_t, logits_t = objective.frozen.teacher(images, is_feat=True)
-        teacher = as_cloud(read_layer(features_t, logits_t, objective.layer_t))
-        clouds = torch.stack([self._student_cloud(objective, images), teacher])
+        teacher = objective.clouds(read_layer(features_t, logits_t, objective.layer_t))
+        clouds = torch.stack([self._student_clouds(objective, images)[0], teacher[0]])
         objective.train(mode)
         kinds = {"exact": self.exact.images(clouds)}
         if isinstance(objective.frozen.topology, RipsNetTopology):

@@ -17,12 +17,14 @@ from ..networks import Network
 from ..settings import Clouds, RipsNetChoice
 from .weights import StudentSettings
 
-SAME_CLOUDS = "--path_t, --tda_layer_t, --batch_size, --pcd_bn, --sigma_rule, --resolution, --range, --dim"
+SAME_CLOUDS = (
+    "--path_t, --tda_layer_t, --batch_size, --cloud_size, --pcd_bn, --sigma_rule, --resolution, --range, --dim"
+)
 
 
 class Topology(NamedTuple):
-    """module: called with the clouds (n, d) of student and teacher. specs: the teacher's image specs, empty where the
-    module has none. r2: validation R^2 of the RipsNets."""
+    """module: called with the clouds (N, n, d) of student and teacher. specs: the teacher's image specs, empty where
+    the module has none. r2: validation R^2 of the RipsNets."""
 
     module: nn.Module
     specs: Sequence[ImageSpec] = ()

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from dataset import dataset_dict
+from dataset import Recipe, dataset_dict
 from distiller_zoo import Method, distiller_dict
 
+from ..clouds.outputs import uncached
 from ..errors import UserError
 from ..settings import (
     Clouds,
@@ -31,7 +32,7 @@ BY_HAND = "given on the command line"
 # What an image is made by, beside its homology dimension and layer.
 IMAGE_OPTIONS = ("pcd_bn", "sigma_rule", "resolution", "range")
 RIPSNET_OPTIONS = ("operator", "ripsnet", "ripsnet_clouds")
-TOPOLOGY_OPTIONS = ("dim", "tda_layer_t", "tda_layer_s")
+TOPOLOGY_OPTIONS = ("dim", "tda_layer_t", "tda_layer_s", "cloud_size")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,29 @@ class StudentSettings:
         return parse_options(self.loss.set, self.method)
 
     @property
+    def first_training(self) -> ResolvedTraining:
+        """The schedule of the method's first stage, at one learning rate; of no epochs where it has none."""
+        return replace(
+            self.training,
+            epochs=self.loss.first_epochs,
+            lr=self.method.first_rate(self.student, self.training.lr),
+            lr_decay_epochs=(),
+        )
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether the loss has a term beside the cross entropy."""
+        return any((self.loss.alpha, self.loss.beta, self.loss.delta))
+
+    @property
+    def without_cache(self) -> str | None:
+        """Why --teacher_cache cannot serve this student; None where it can."""
+        layer = self.clouds.tda_layer_t if self.loss.topology else -1
+        if self.loss.beta and not self.method.reads_outputs_alone:
+            return f"--distill {self.loss.distill} reads more of the teacher than its logits and its pooled vector"
+        return uncached(self.data.dataset, layer)
+
+    @property
     def without_effect(self) -> tuple[str, ...]:
         """Options that do nothing in this run; its row leaves them empty, so that they distinguish no two runs."""
         found = idle_options(self.loss.topology)
@@ -67,6 +91,8 @@ class StudentSettings:
             found += ("set",)
         if self.loss.topology is None:
             found += ("topology",)
+        if not self.training.teacher_cache:
+            found += ("teacher_cache",)
         return found
 
     @property
@@ -97,13 +123,15 @@ class StudentSettings:
         """Where loss and clouds depart from the method's and the pair's own settings."""
         loss, method, pair = self.loss, self.method, self.pair
         beta, options, _ = method.settings(self.teacher, self.student)
+        own_clouds = Clouds.of(dataset_dict[self.data.dataset].recipe)
         gamma, alpha = self.own_weights
         own = defaults(Clouds, Loss) | {
             "gamma": gamma,
             "alpha": alpha,
             "beta": beta if loss.beta else 0.0,
             "delta": pair.delta if loss.delta else 0.0,
-            "batch_size": Training.of(dataset_dict[self.data.dataset].recipe).batch_size,
+            "batch_size": own_clouds.batch_size,
+            "cloud_size": own_clouds.cloud_size or self.clouds.batch_size,
             "kd_T": temperature(loss),
             "warmup": method.warmup if loss.beta else 0,
             "first_epochs": method.first_epochs if loss.beta else 0,
@@ -111,6 +139,8 @@ class StudentSettings:
             "operator": pair.operator,
         }
         values = vars(self.clouds) | vars(loss) | {"options": self.options if loss.beta else {}}
+        if loss.topology is not None:
+            values["cloud_size"] = self.clouds.points
         return names.variant({name: values[name] for name in values if name not in self.without_effect}, own)
 
 
@@ -147,19 +177,24 @@ def resolve(
     student: str,
 ) -> StudentSettings:
     """The settings of a student's run, with nothing left open. UserError for a loss that makes no sense."""
-    return StudentSettings(
+    recipe = dataset_dict[data.dataset].recipe
+    settings = StudentSettings(
         teacher,
         student,
-        resolve_loss(loss, clouds, teacher, student),
+        resolve_loss(loss, clouds, teacher, student, recipe),
         clouds,
         data,
-        training.resolved(student, dataset_dict[data.dataset].recipe),
+        training.resolved(student, recipe),
         repetition.resolved(),
     )
+    if training.teacher_cache and (reason := settings.without_cache):
+        raise UserError(f"--teacher_cache: {reason}; leave it out")
+    return settings
 
 
-def resolve_loss(loss: Loss, clouds: Clouds, teacher: str, student: str) -> ResolvedLoss:
-    """The loss with every weight, option and epoch that is not given, and where the weights come from."""
+def resolve_loss(loss: Loss, clouds: Clouds, teacher: str, student: str, recipe: Recipe | None = None) -> ResolvedLoss:
+    """The loss with every weight, option and epoch that is not given, and where the weights come from. recipe: of the
+    data set, where it has one."""
     pair, method = pair_settings(teacher, student), method_of(loss)
     beta, own_options, source = method.settings(teacher, student)
     gamma, alpha = method.gamma, method.alpha
@@ -179,7 +214,7 @@ def resolve_loss(loss: Loss, clouds: Clouds, teacher: str, student: str) -> Reso
         "delta": delta,
     }
     check_weights(loss, method, weights)
-    check_effect(loss, clouds, method, weights, topology)
+    check_effect(loss, clouds, method, weights, topology, recipe)
 
     given = parse_options(loss.set, method)
     options = own_options | given if weights["beta"] else {}
@@ -239,7 +274,12 @@ def check_weights(loss: Loss, method: Method, weights: Mapping[str, float]) -> N
 
 
 def check_effect(
-    loss: Loss, clouds: Clouds, method: Method, weights: Mapping[str, float], topology: str | None
+    loss: Loss,
+    clouds: Clouds,
+    method: Method,
+    weights: Mapping[str, float],
+    topology: str | None,
+    recipe: Recipe | None,
 ) -> None:
     """Refuse options that would do nothing in this run."""
 
@@ -265,14 +305,14 @@ def check_effect(
 
     where = f"--topology {topology}" if topology else "no topology term (--delta 0)"
     given = {name: getattr(loss, name) for name in (*RIPSNET_OPTIONS, "tda_layer_s")}
-    given |= {name: getattr(clouds, name) for name in (*IMAGE_OPTIONS, "dim", "tda_layer_t")}
-    refuse_without_effect({name: given[name] for name in idle_options(topology)}, where)
+    given |= {name: getattr(clouds, name) for name in (*IMAGE_OPTIONS, "dim", "tda_layer_t", "cloud_size")}
+    refuse_without_effect({name: given[name] for name in idle_options(topology)}, where, recipe)
     if loss.ripsnet and loss.ripsnet_clouds:
         raise UserError("--ripsnet_clouds: has no effect with --ripsnet; leave it out")
 
-    if topology and clouds.batch_size < 2:
+    if topology and clouds.points < 2:
         raise UserError(
-            f"--batch_size: found {clouds.batch_size}, expected at least 2 with --topology {topology}, because a "
+            f"{clouds.points_option}: found {clouds.points}, expected at least 2 with --topology {topology}, because a "
             "single point has no diagram"
         )
     if topology == "wasserstein" and clouds.dim != "0":
@@ -288,9 +328,10 @@ def check_effect(
             )
 
 
-def refuse_without_effect(given: Mapping[str, Any], where: str) -> None:
-    """Refuse options, by name, that are not at their defaults although they do nothing. where: why they do nothing."""
-    own = defaults(RipsNetChoice, Clouds, Loss)
+def refuse_without_effect(given: Mapping[str, Any], where: str, recipe: Recipe | None) -> None:
+    """Refuse options, by name, that are not at their defaults although they do nothing. where: why they do nothing;
+    recipe: of the data set, where it has one."""
+    own = defaults(RipsNetChoice, Loss) | vars(Clouds.of(recipe))
     for name, value in given.items():
         if value != own[name]:
             raise UserError(f"--{name}: has no effect with {where}; leave it out")

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .. import distributed
 from ..errors import RunStopped
 from ..files.atomic import cannot_write
 
 
 class Events:
-    """The events of a run, in its folder; a context that closes the file.
+    """The events of a run, in its folder; a context that closes the file. Of several processes the first has one.
 
     step: points from this one on that an earlier process has written are discarded, to be written again.
     RunStopped where they cannot be written.
@@ -22,8 +23,10 @@ class Events:
 
         self.folder, self.excepthook = folder, threading.excepthook
         threading.excepthook = self._from_thread
-        with self._clear():
-            self.writer = SummaryWriter(folder, purge_step=max(1, step))
+        self.writer: Any = None
+        if distributed.rank() == 0:
+            with self._clear():
+                self.writer = SummaryWriter(folder, purge_step=max(1, step))
 
     def scalars(self, step: int, values: dict[str, Any]) -> None:
         """The numbers among the values, each under its name; 'epoch' is the step itself."""
@@ -51,9 +54,8 @@ class Events:
             for name, value in options.items()
             if value is not None
         }
-        writer: Any = self.writer.file_writer  # which torch's types know as None, its state after `close`
         with self._clear():
-            writer.add_summary(hparams_pb(plain, trial_id=self.folder.name), step)
+            self.writer.file_writer.add_summary(hparams_pb(plain, trial_id=self.folder.name), step)
         self.scalars(step, metrics)
 
     @contextlib.contextmanager
@@ -74,8 +76,9 @@ class Events:
 
     def __exit__(self, *exception):
         try:
-            with self._clear():
-                self.writer.close()
+            if self.writer is not None:
+                with self._clear():
+                    self.writer.close()
         except RunStopped:
             if exception[0] is None:
                 raise

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import distributed
 from ..errors import RunStopped
 
 
@@ -20,15 +21,42 @@ class Meters:
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self.bad_terms = torch.zeros(len(names), device=device)
 
+    def reset(self) -> None:
+        """Begin another epoch. The tensors stay where they are in memory, here and in all that follows."""
+        self.images = 0
+        self.correct.zero_(), self.sums.zero_(), self.bad_step.fill_(-1), self.bad_terms.zero_()
+
     @torch.no_grad()
-    def update(self, step: int, loss: Tensor, terms: dict[str, Tensor], logits: Tensor, labels: Tensor) -> None:
+    def update(
+        self, step: int | Tensor, loss: Tensor, terms: dict[str, Tensor], logits: Tensor, labels: Tensor
+    ) -> None:
+        """Add a step, number `step` of the epoch from 0 on. `images`, which the host counts, is left to the caller."""
         values = torch.stack([terms[name] for name in self.names])
-        self.images += len(labels)
         self.correct += (logits.argmax(1) == labels).sum()
         self.sums += values.double() * len(labels)
         first = ~torch.isfinite(loss) & (self.bad_step < 0)
-        self.bad_terms = torch.where(first, values, self.bad_terms)
-        self.bad_step = torch.where(first, step, self.bad_step)
+        self.bad_terms.copy_(torch.where(first, values, self.bad_terms))
+        self.bad_step.copy_(torch.where(first, step, self.bad_step))
+
+    def add(self, state: dict[str, Any]) -> None:
+        """Add the sums of other meters of the same terms, as their `state_dict` gives them."""
+        self.images += state["images"]
+        self.correct += state["correct"].to(self.correct.device)
+        self.sums += state["sums"].to(self.sums.device)
+
+    def over_processes(self) -> "Meters":
+        """The sums over all processes."""
+        if distributed.world() == 1:
+            return self
+        total = Meters(self.names, self.sums.device)
+        for state in self.states():
+            total.add(state)
+        return total
+
+    def states(self) -> list[dict[str, Any]]:
+        """`state_dict` of every process's meters, on the CPU."""
+        own = {key: value.cpu() if isinstance(value, Tensor) else value for key, value in self.state_dict().items()}
+        return distributed.all_states(own)
 
     def check(self, epoch: int, kept: str) -> None:
         """Raise RunStopped if the loss of some step was not finite. Waits for the device. kept: what is left."""
@@ -60,4 +88,8 @@ class Meters:
                 raise ValueError(f"its meters have {name} {value}")
             if isinstance(own, Tensor) and value.shape != own.shape:
                 raise ValueError(f"its meters have {name} of another shape")
-        vars(self).update({name: state[name] for name in own_state})
+        for name, own in own_state.items():
+            if isinstance(own, Tensor):
+                own.copy_(state[name])
+            else:
+                setattr(self, name, state[name])

@@ -6,6 +6,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from .. import distributed
+
 LINE_EVERY = 30.0  # seconds between plain lines where the output is no terminal
 
 
@@ -42,6 +44,7 @@ class Progress:
 
 class Bar:
     """A progress bar on a terminal; elsewhere a plain line with the same numbers every LINE_EVERY seconds.
+    Of several processes the first shows it.
 
     what: heading, such as 'epoch 3/240'. total, unit: what is counted. initial: done before. beyond: units of the run
     that follow after these, for the time to its end. per_unit, thing: what the speed counts, such as 64 images a step.
@@ -61,7 +64,8 @@ class Bar:
         self.per_unit, self.thing = per_unit, thing or f"{unit}s"
         self.initial, self.began, self.said = initial, time.perf_counter(), time.perf_counter()
         self.numbers: dict[str, str] = {}
-        self.bar = tqdm(total=total, initial=initial, desc=what, unit=unit, leave=False, disable=None)
+        hidden = None if distributed.rank() == 0 else True
+        self.bar = tqdm(total=total, initial=initial, desc=what, unit=unit, leave=False, disable=hidden)
 
     def update(self, count: int = 1) -> None:
         self.done += count

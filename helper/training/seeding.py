@@ -13,6 +13,12 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def seed_process(seed: int, epoch: int, step: int, rank: int) -> None:
+    """Random numbers of its own for one of several processes, from a step of an epoch on."""
+    (own,) = np.random.SeedSequence((seed, epoch, step, rank)).generate_state(1, np.uint64)
+    torch.manual_seed(int(own))
+
+
 def random_state(device: torch.device) -> dict[str, Tensor]:
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":

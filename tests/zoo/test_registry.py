@@ -359,3 +359,27 @@ def test_refusals(key, changes, options, message):
     pair = make_pair(**PAIRS.get(key, {}) | changes)
     with pytest.raises(ValueError, match=message):
         make_case(key, pair, **options)
+
+
+def cut(output, span):
+    """The Output of some of a batch's images."""
+    features = [None if feature is None else feature[span] for feature in output.features]
+    last_map = None if output.last_map is None else output.last_map[span]
+    strong = None if output.strong is None else cut(output.strong, span)
+    return Output(features, output.logits[span], last_map, strong)
+
+
+@EVERY_LOSS
+def test_a_loss_that_relates_no_images_is_the_mean_over_the_halves_of_a_batch(key):
+    """So it does not matter to it how many processes share a batch; MGD draws masks, and NORM needs its student."""
+    if key in ("mgd", "norm"):
+        pytest.skip("its value is not a function of student and teacher alone")
+    case = make_case(key, **STILL.get(key, {}))
+    case.loss.eval()
+    term = case.loss.first_stage if case.method.first_only else case.loss
+    halves = []
+    for span in (slice(0, 2), slice(2, 4)):
+        batch = case.batch._replace(labels=case.batch.labels[span], indices=case.batch.indices[span])
+        halves.append(term(cut(case.student, span), cut(case.teacher, span), batch).item())
+    is_the_mean = sum(halves) / 2 == pytest.approx(case.value().item(), rel=1e-9)
+    assert is_the_mean is not case.method.relates

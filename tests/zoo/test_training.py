@@ -23,8 +23,9 @@ from helper.student.build import build_objective
 from helper.student.distillation import FirstStage
 from helper.student.pairs import PAIRS
 from helper.student.weights import resolve
-from helper.training.loop import make_optimizer, train_steps
+from helper.training.loop import make_optimizer
 from helper.training.meters import Meters
+from helper.training.steps import train_steps
 from models import create_model
 
 METHODS = list(distiller_dict)
