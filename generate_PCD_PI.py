@@ -11,9 +11,11 @@ images, are a point cloud, kept in ripsnet/<teacher run>/<set>/ with its diagram
     args.json           the options and the command, which --config repeats
     quality_dim0.json   what the images hold: share of bars in range, distance of the grid points in units of sigma, ...
 
-Run again after an interruption it continues where it stopped; with more --passes it adds the missing clouds. With
---discard_clouds it keeps all but the clouds themselves, which take most of the disk and which only stage 3 reads.
+Run again after an interruption it continues where it stopped; with more --passes it adds the missing clouds. With fewer
+it replaces the images, unless RipsNets are fitted to them. With --discard_clouds it keeps all but the clouds
+themselves, which take most of the disk and which only stage 3 reads.
 Several processes (torchrun) share the chunks of clouds; they must see the same folder.
+With --teacher_cache the clouds are read from the table of the teacher's outputs that students share (train_student.py).
 """
 
 import helper.cli.early  # noqa: F401
@@ -24,6 +26,7 @@ import dataclasses
 import functools
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -45,16 +48,18 @@ from helper.clouds.making import (
     origin_of,
     report_quality,
 )
-from helper.clouds.store import CloudSet, claim, images_of
+from helper.clouds.outputs import cached_teacher, uncached
+from helper.clouds.store import CloudSet, claim, images_of, is_claimed
 from helper.data import load_data
 from helper.errors import UserError
 from helper.files import lock
 from helper.files.atomic import read_json, write_json
-from helper.files.paths import clouds_folder, spec_file, teacher_run
+from helper.files.paths import clouds_folder, quality_file, spec_file, teacher_run
 from helper.files.provenance import device_name, git_commit, versions
 from helper.files.run import write_args
 from helper.networks import load_network
 from helper.settings import CloudMaking, Clouds, Data, Teacher, plain
+from helper.student.topology import load_spec
 from ripsnet import ImageSpec, dim0_deaths, dim1_diagrams
 
 
@@ -70,6 +75,8 @@ def get_args_parser() -> Parser:
 
 def main(args) -> None:
     data, clouds, making = read(args, Data), read(args, Clouds), read(args, CloudMaking)
+    if making.teacher_cache and (reason := uncached(data.dataset, clouds.tda_layer_t, clouds.pcd_bn)):
+        raise UserError(f"--teacher_cache: {reason}; leave it out")
     teacher = load_network(args.path_t, args.model_t, "--model_t", data.device, data.dataset)
     images, _ = load_data(data)
     width = layer_width(teacher.model, clouds.tda_layer_t, teacher.num_classes, "--tda_layer_t", images.info.image_size)
@@ -86,9 +93,14 @@ def main(args) -> None:
     kinds += [f"diagrams_dim{dim}" for dim in clouds.dims]
     distributed.on_first(check_space, files, [*kinds, *(f"images_dim{dim}" for dim in clouds.dims)])
     distributed.on_first(lock.hold, folder)
+    distributed.on_first(is_claimed, folder, origin)  # refuses clouds of another origin
+    distributed.on_first(check_smaller, folder, num_clouds, "--num_clouds" if making.num_clouds else "--passes")
     distributed.on_first(claim, folder, origin)
+    cache = None
+    if making.teacher_cache:
+        cache = cached_teacher(args.path_t, teacher, images, making.seed)
     began = time.perf_counter()
-    embedder = Embedder(teacher.model, loader, clouds.tda_layer_t, clouds.pcd_bn)
+    embedder = Embedder(teacher.model, loader, clouds.tda_layer_t, clouds.pcd_bn, cache)
     make_clouds(files, embedder, kinds, data.device)
     for dim in clouds.dims:
         spec = make_images(files, dim, clouds, teacher_run(args.path_t), embedder)
@@ -107,6 +119,31 @@ def main(args) -> None:
         f"{num_clouds} clouds of {clouds.points} points, width {width}, in {folder} "
         f"({time.perf_counter() - began:.1f} s)"
     )
+
+
+def check_smaller(folder: Path, num_clouds: int, option: str) -> None:
+    """Refuse to replace a larger finished set to which RipsNets are fitted, since students would no longer find the
+    images of these; where there are none, say what is replaced. option: by which fewer clouds were asked for."""
+    kept = max(finished_clouds(folder, dim) for dim in (0, 1))
+    if kept <= num_clouds:
+        return
+    fitted = sorted(path.parent.name for path in folder.glob("ripsnet_dim*/best.pth"))
+    if fitted:
+        raise UserError(
+            f"{option}: found {num_clouds} clouds, but {folder} holds {kept}, to which RipsNets are fitted "
+            f"({', '.join(fitted)}); give at least as many, or remove these folders"
+        )
+    print(f"{folder}: its images of {kept} clouds are replaced by those of the first {num_clouds}", flush=True)
+
+
+def finished_clouds(folder: Path, dim: int) -> int:
+    """The clouds of which a dimension's images are complete; 0 where they are not, or their spec is damaged."""
+    if not quality_file(folder, dim).is_file():
+        return 0
+    try:
+        return CloudSet.of(folder, load_spec(spec_file(folder, dim))).num_clouds
+    except UserError:
+        return 0
 
 
 def make_clouds(files: CloudSet, embedder: Embedder, kinds: list[str], device: torch.device) -> None:

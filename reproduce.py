@@ -14,7 +14,9 @@
 
 Finished runs are skipped and interrupted ones resumed, so the same command continues after any stop. All arms of one
 seed run before the next seed. A shortened schedule has names of its own (_e24), and its passes over the training set
-for stage 2 are reduced in proportion. At the end the tables are regenerated (make_tables.py).
+for stage 2 are reduced in proportion. With --teacher_cache a teacher's outputs are computed once for all students and
+clouds that they suffice for, and the students' names say _cache; the other students run their teacher. At the end the
+tables are regenerated (make_tables.py).
 """
 
 import helper.cli.early  # noqa: F401
@@ -35,10 +37,10 @@ from helper.experiments.estimate import Estimate
 from helper.experiments.jobs import Job
 from helper.experiments.listing import describe
 from helper.experiments.local import Runner, visible_gpus
-from helper.experiments.plan import Planner, find, find_arms, find_table, undefined
+from helper.experiments.plan import Planner, find, find_arms, find_table, undefined, without_clouds
 from helper.files.paths import ROWS
 from helper.report.results import read_runs
-from helper.settings import WHOLE, Data, Number
+from helper.settings import WHOLE, Data, Number, Training
 
 
 def names(text: str) -> list[str]:
@@ -68,6 +70,7 @@ def get_args_parser() -> Parser:
     parser.add_argument("--data_dir", default="data", help="of all stages (default: %(default)s)")
     parser.add_argument("--device", type=device, help="of all stages (default: cuda if there is one)")
     parser.add_argument("--amp", choices=["off", "bf16"], help="of teachers and students (default: the table's)")
+    parser.add_settings(None, Training, only=("teacher_cache",))
     here = parser.add_argument_group("on this machine")
     here.add_argument("--jobs", type=positive, help="runs at once (default: one a GPU; one without GPUs)")
     here.add_argument("--gpus", type=indices, metavar="N,...", help="GPUs that they share (default: all visible ones)")
@@ -98,9 +101,18 @@ def main(args) -> None:
     planner = new_planner(args)
     tables = plan_figure(args, planner) if args.figure else plan_tables(args, args.table, planner)
     jobs = list(planner.jobs.values())
+    sets = [
+        f"{folder}: holds images' specs or RipsNets without their clouds, which some of these jobs need; remove it, so "
+        "that all of it is made"
+        for folder in without_clouds(jobs)
+    ]
     if args.dry_run:
-        print("\n".join(f"# {job.name}: finished" if job.finished else job.shell() for job in jobs))
+        lines = [f"# {text}" for text in sets]
+        lines += [f"# {job.name}: finished" if job.finished else job.shell() for job in jobs]
+        print("\n".join(lines))
         return
+    if sets:
+        raise UserError(sets[0])
     at_once = args.jobs or max(1, len(gpus) // (args.nproc or 1))
     ray = connect(args.ray) if args.ray else None
     if at_once > 1 or ray is not None:  # a download is for one process alone
@@ -130,7 +142,8 @@ def check_options(args) -> None:
 def new_planner(args) -> Planner:
     """A planner with the user's options for all stages. Which GPU a job uses is not one of them."""
     data_dir = args.data_dir if args.data_dir != "data" else None
-    return Planner(data_dir, args.device.type if args.device else None, args.amp, args.nproc or 1)
+    device = args.device.type if args.device else None
+    return Planner(data_dir, device, args.amp, args.teacher_cache, args.nproc or 1)
 
 
 def by_table(args) -> dict[str, list[Job]]:

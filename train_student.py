@@ -8,10 +8,14 @@
     ... -r 1 -a 0 -d 0                # cross entropy alone
     ... --distill crd                 # another method, by its published settings;  -d 5 adds topology to it
     ... --distill fitnet --set hint=3 # with an option of its own
+    ... --teacher_cache               # the teacher's outputs from a table, computed once for all its students
     python train_student.py --list    # the methods, their settings, options and pairs
     python train_student.py --config save_s_models/<run>/args.json --trial 2    # the same options again, another seed
 
 To go on to more epochs, a student needs a --name from the start, since the epochs stand in the name that it is given.
+
+--teacher_cache serves what reads the teacher's logits and pooled vector alone, on images that are kept on the device.
+The table lies beside the teacher's checkpoint; a student by it differs from one without in the last digits.
 
 With a topology term and no --alpha, the pair's value is taken from helper/student/pairs.py. All methods with one --seed
 start from equal weights and see equal batches. Writes save_s_models/<run>/ (best.pth, last.pth, log.csv, args.json,
@@ -21,8 +25,6 @@ TensorBoard), and when it ends results/runs/<run>.csv and results/logs/<run>.csv
 import helper.cli.early  # noqa: F401
 
 # isort: split
-
-import dataclasses
 
 from helper.cli.parser import Listing, Parser, read, run
 from helper.cli.types import model, model_help
@@ -83,12 +85,7 @@ def main(args) -> None:
         }
     student_run.hold()
     if settings.loss.first_epochs:
-        own = dataclasses.replace(
-            settings.training,
-            epochs=settings.loss.first_epochs,
-            lr=settings.method.first_rate(args.model_s, settings.training.lr),
-            lr_decay_epochs=(),
-        )
+        own = settings.first_training
         first_run = Run(student_run.folder / "first_stage", options | plain(own), device, repetition.resume)
         first = fit(FirstStage(objective), loader, test_set, first_run, own, about)
     history = fit(objective, loader, test_set, student_run, settings.training, about)

@@ -30,7 +30,7 @@ def get_args_parser() -> Parser:
     parser = Parser(description=__doc__)
     parser.add_argument("--model", type=model, default="resnet110", help=f"{model_help()} (default: %(default)s)")
     parser.add_settings("data and device", Data)
-    parser.add_settings("training", Training)
+    parser.add_settings("training", Training, without=("teacher_cache",))
     parser.add_settings("run", Repetition)
     parser.add_config()
     return parser
@@ -54,6 +54,7 @@ def main(args) -> None:
         student=args.model,
         variant=variant({"batch_size": training.batch_size}, {"batch_size": Training.of(info.recipe).batch_size}),
         schedule=schedule(training, args.model, info.recipe),
+        without_effect=("teacher_cache",),
     )
     teacher_run.finish(history, row)
 

@@ -22,13 +22,14 @@ from helper.data import load_data, num_classes
 from helper.files.atomic import csv_bytes, write_bytes
 from helper.files.provenance import device_name, git_commit, versions
 from helper.networks import load_network
-from helper.settings import Clouds, Data, Loss, Repetition, Training, plain
+from helper.settings import Clouds, Data, Loss, Repetition, ResolvedTraining, Training
 from helper.student.build import build_objective, build_student
 from helper.student.distillation import FirstStage
-from helper.student.weights import StudentSettings, resolve
-from helper.training.loop import evaluate, make_optimizer, train_steps
+from helper.student.weights import resolve
+from helper.training.loop import evaluate, make_optimizer
 from helper.training.meters import Meters
 from helper.training.objective import Objective
+from helper.training.steps import train_steps
 
 OUTPUT = Path("results/first_epoch.csv")
 STEPS = 50
@@ -43,10 +44,10 @@ def get_args_parser() -> Parser:
     return parser
 
 
-def epoch(objective: Objective, loader: TrainLoader, settings: StudentSettings) -> dict[str, float]:
+def epoch(objective: Objective, loader: TrainLoader, training: ResolvedTraining) -> dict[str, float]:
     """Train for an epoch; the means of the terms and of the loss over its first and its last steps, and the time."""
-    began, device = time.perf_counter(), settings.data.device
-    optimizer, meters = make_optimizer(objective, settings.training), Meters(list(objective.weights), device)
+    began, device = time.perf_counter(), loader.image_set.device
+    optimizer, meters = make_optimizer(objective, training), Meters(list(objective.weights), device)
     found: dict[str, float] = {}
     for step in train_steps(objective, loader, optimizer, 1, meters):
         if step in (STEPS, len(loader)):
@@ -56,7 +57,7 @@ def epoch(objective: Objective, loader: TrainLoader, settings: StudentSettings) 
             place = "start" if step == STEPS else "end"
             found |= {f"{name}_{place}": float(f"{value:.5g}") for name, value in means.items()}
         if step == len(loader) - STEPS:
-            vars(meters).update(vars(Meters(meters.names, device)))
+            meters.reset()
     return found | {"seconds": round(time.perf_counter() - began, 1)}
 
 
@@ -72,13 +73,12 @@ def measure(name: str, args: Namespace) -> list[dict[str, Any]]:
     train_set, test_set = load_data(data)
     objective, _ = build_objective(settings, args.path_t, student, teacher, train_set)
     loader = TrainLoader(train_set, settings.training.batch_size, repetition.seed)
-    stages: dict[str, Objective] = {"main": objective}
+    stages: list[tuple[str, Objective, ResolvedTraining]] = [("main", objective, settings.training)]
     if own.first_epochs:
-        stages = {"first": FirstStage(objective), "main": objective}
-    shared = plain(data, settings.training, repetition)
+        stages.insert(0, ("first", FirstStage(objective), settings.first_training))
     rows = []
-    for stage, trained in stages.items():
-        terms = epoch(trained, loader, settings)
+    for stage, trained, schedule in stages:
+        terms = epoch(trained, loader, schedule)
         accuracy, _ = evaluate(objective.student, test_set, settings.training.amp)
         rows.append(
             {
@@ -96,7 +96,9 @@ def measure(name: str, args: Namespace) -> list[dict[str, Any]]:
                 "set": " ".join(own.set),
                 "test_acc": accuracy if stage == "main" else "",
                 **terms,
-                **{name: shared[name] for name in ("dataset", "batch_size", "lr", "amp", "seed")},
+                "dataset": data.dataset,
+                **{name: getattr(schedule, name) for name in ("batch_size", "lr", "amp")},
+                "seed": repetition.seed,
                 "device": device_name(data.device),
                 **versions(),
                 "commit": git_commit(),

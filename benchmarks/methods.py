@@ -26,8 +26,9 @@ from helper.settings import Clouds, Data, Loss, Repetition, ResolvedTraining
 from helper.student.build import build_objective, build_student
 from helper.student.distillation import FirstStage
 from helper.student.weights import resolve
-from helper.training.loop import make_optimizer, train_steps
+from helper.training.loop import make_optimizer
 from helper.training.meters import Meters
+from helper.training.steps import train_steps
 
 PAIR = "resnet32x4", "resnet8x4"
 FIRST = " (first stage)"

@@ -26,9 +26,10 @@ from dataset import ImageSet, TrainLoader, dataset_dict
 from distiller_zoo import KD
 from helper.settings import ResolvedLoss, Training
 from helper.student.distillation import Distillation
-from helper.training.loop import make_optimizer, train_steps
+from helper.training.loop import make_optimizer
 from helper.training.meters import Meters
 from helper.training.objective import Objective, autocast
+from helper.training.steps import train_steps
 from models import create_model, fold_batchnorm
 from ripsnet import ExactTopology, ImageSpec, RipsNet, RipsNetTopology, WassersteinTopology
 
@@ -54,8 +55,10 @@ def networks(channels_last: bool = True):
 def full(images: ImageSet, amp: str, topology=None) -> Iterator[int]:
     """The project's loop; every next() is one training step."""
     student, teacher = networks()
-    loss = ResolvedLoss(alpha=2.0, delta=5.0 if topology else 0.0)
-    objective = Distillation(student, fold_batchnorm(teacher), loss, amp=amp, topology=topology, widths=(64, 64))
+    loss = ResolvedLoss(alpha=2.0, delta=5.0 if topology else 0.0, kd_T=4.0)
+    objective = Distillation(
+        student, fold_batchnorm(teacher), loss, amp=amp, topology=topology, widths=(64, 64), epochs=240
+    )
     optimizer = make_optimizer(objective, TRAINING)
     loader = TrainLoader(images, BATCH, seed=0, drop_last=True)
     for epoch in range(10**6):

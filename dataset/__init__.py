@@ -7,7 +7,7 @@ import torch
 
 from .cifar import cifar10, cifar100
 from .digits import digits
-from .folder import FolderSet, call, open_folders
+from .folder import FolderSet, call, decoder_name, open_folders
 from .imagenet import imagenet, imagenette
 from .images import EpochPlan, ImageSet
 from .info import DatasetInfo, DatasetUnavailable, Recipe, check_split
@@ -23,6 +23,7 @@ __all__ = [
     "Recipe",
     "TrainLoader",
     "dataset_dict",
+    "decoder_name",
     "load_dataset",
     "open_folders",
     "test_batches",

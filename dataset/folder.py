@@ -6,6 +6,7 @@ as by Resize and CenterCrop (224 of 256 pixels). Workers keep no state: crop and
 """
 
 import atexit
+import importlib.metadata
 import multiprocessing
 import os
 import signal
@@ -142,6 +143,8 @@ class FolderSet:
     workers: processes that read ahead; 0 reads in this process, when a batch is asked for. The workers belong to the
     set, so one iterator of a set can be used at a time: beginning another ends the one before.
     """
+
+    host_bound = "its images are read from files"  # why a batch takes work of the host
 
     def __init__(
         self,
@@ -294,6 +297,12 @@ def best_decoder() -> Callable[[bytes], Tensor]:
     except (ImportError, OSError, RuntimeError):  # absent, or built for another torch
         return decode_with_pillow
     return decode_with_torchcodec
+
+
+def decoder_name() -> str:
+    """What decodes the image files, with its version: 'Pillow 12.0.0'."""
+    package = "torchcodec" if best_decoder() is decode_with_torchcodec else "Pillow"
+    return f"{package} {importlib.metadata.version(package)}"
 
 
 def prepare_worker(closing, number: int) -> None:

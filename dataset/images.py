@@ -40,6 +40,8 @@ class ImageSet:
     images: uint8 (N, H, W, 3); labels: int64 (N,); both on the same device (`load_dataset` checks them).
     """
 
+    host_bound = ""  # why a batch takes work of the host, in words
+
     def __init__(self, images: Tensor, labels: Tensor, info: DatasetInfo):
         self.images = images.contiguous()
         self.labels = labels
@@ -61,8 +63,11 @@ class ImageSet:
         position follows from (seed, epoch) alone, however an epoch is cut into batches.
         Yields images float32 (B, 3, H, W) in channels_last, labels int64 (B,), and indices int64 (B,) in this set.
         """
+        plan = None
         for epoch, first, last in requests:
-            yield self.plan(seed, epoch).images(first, last)
+            if plan is None or plan.epoch != epoch:
+                plan = self.plan(seed, epoch)  # kept here: others may ask for another seed's in between
+            yield plan.images(first, last)
 
     def plain(self, requests: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Images without augmentation, a batch for each request; a request is an int64 tensor (B,) of indices.
@@ -84,6 +89,27 @@ class ImageSet:
         if self._plan is None or (self._plan.seed, self._plan.epoch) != (seed, epoch):
             self._plan = EpochPlan(self, seed, epoch)
         return self._plan
+
+    @property
+    def view_count(self) -> int:
+        """The views that augmentation may make of an image: a crop for each corner, twice where images are mirrored."""
+        return (2 * self.info.padding + 1) ** 2 * (1 + self.info.flip)
+
+    def views(self, seed: int, epoch: int) -> Tensor:
+        """The number of the view in which an epoch shows each image, int64 (N,), by the image's index."""
+        plan = self.plan(seed, epoch)
+        numbers = plan.top * (2 * self.info.padding + 1) + plan.left
+        if self.info.flip:
+            numbers = 2 * numbers + plan.flip
+        return torch.empty_like(numbers).scatter_(0, plan.order, numbers)
+
+    def view(self, number: int, indices: Tensor) -> Tensor:
+        """The view of that number, of the images with the indices (B,), as `augmented` gives images."""
+        corner, flip = divmod(number, 2) if self.info.flip else (number, 0)
+        top, left = divmod(corner, 2 * self.info.padding + 1)
+        choices = (torch.full_like(indices, choice) for choice in (top, left, flip))
+        top_of_each, left_of_each, flip_of_each = choices
+        return self.normalize(self.crop(indices, top_of_each, left_of_each, flip_of_each.bool()))
 
     def crop(self, indices: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
         """Crops of the padded images, mirrored where flip is set.
@@ -116,30 +142,53 @@ class EpochPlan:
     The numbers follow from (seed, epoch) alone and are drawn at once on the CPU: any batch of any epoch can be had
     without those before it, on CPU and GPU alike, and the global generators stay untouched.
 
-    order, top, left: int64 (N,), the image and the upper left corner of its crop in the padded image;
-    flip: bool (N,); labels: int64 (N,), in the epoch's order.
+    choices: int64 (4, N); its rows are order, top and left, the image and the upper left corner of its crop in the
+    padded image, and flip, 0 or 1. They stay where they are in memory, whatever epoch is drawn.
     """
 
     def __init__(self, image_set: ImageSet, seed: int, epoch: int):
-        info, count = image_set.info, len(image_set)
+        self._set = image_set
+        self.choices = torch.empty(4, len(image_set), dtype=torch.int64, device=image_set.device)
+        self.draw(seed, epoch)
+
+    def draw(self, seed: int, epoch: int) -> None:
+        """Become the plan of another epoch, in place."""
+        info, count = self._set.info, len(self._set)
         rng = np.random.default_rng(np.random.SeedSequence((seed, epoch)))
         choices = np.empty((4, count), dtype=np.int64)
         choices[0] = rng.permutation(count)
         choices[1:3] = rng.integers(0, 2 * info.padding + 1, size=(2, count))
         choices[3] = rng.integers(0, 2, size=count) if info.flip else 0
-
         self.seed, self.epoch = seed, epoch
-        self._set = image_set
-        self.order, self.top, self.left, flip = torch.from_numpy(choices).to(image_set.device)
-        self.flip = flip.bool()
-        self.labels = image_set.labels[self.order]
+        self.choices.copy_(torch.from_numpy(choices))
+
+    @property
+    def order(self) -> Tensor:
+        return self.choices[0]
+
+    @property
+    def top(self) -> Tensor:
+        return self.choices[1]
+
+    @property
+    def left(self) -> Tensor:
+        return self.choices[2]
+
+    @property
+    def flip(self) -> Tensor:
+        return self.choices[3].bool()
+
+    def at(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, labels and indices at positions int64 (B,), which are on the device and are not checked: the host
+        need not know them."""
+        order, top, left, flip = self.choices.index_select(1, positions)
+        crops = self._set.crop(order, top, left, flip.bool())
+        return self._set.normalize(crops), self._set.labels[order], order
 
     def images(self, first: int, last: int) -> tuple[Tensor, Tensor, Tensor]:
         """Images, labels and indices at positions first to last - 1. ValueError unless 0 <= first < last <= N."""
         check_span(first, last, len(self.order))
-        span = slice(first, last)
-        crops = self._set.crop(self.order[span], self.top[span], self.left[span], self.flip[span])
-        return self._set.normalize(crops), self.labels[span], self.order[span]
+        return self.at(torch.arange(first, last, device=self.choices.device))
 
 
 def check_span(first: int, last: int, count: int) -> None:

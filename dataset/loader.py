@@ -4,15 +4,17 @@ A data set answers two questions, `augmented` and `plain` (see ImageSet); which 
 """
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from .folder import FolderSet
-from .images import ImageSet
+from .images import EpochPlan, ImageSet
 from .info import Span
 
 LabelledImages = ImageSet | FolderSet
+LARGE_GPU = 64 << 30  # bytes; a wide network's activations of 10,000 small images take up to 40 GB
 
 
 class TrainLoader:
@@ -59,6 +61,16 @@ class TrainLoader:
             raise ValueError(f"batch {start} of an epoch of {len(self)} batches")
         return self.spans((epoch, *self.span(batch)) for batch in range(start, len(self)))
 
+    @cached_property
+    def plan(self) -> EpochPlan:
+        """An epoch's plan that nothing else draws anew: `EpochPlan.draw` makes it another epoch's, in the same memory.
+
+        TypeError for a data set that has none, because its images are not on the device.
+        """
+        if not isinstance(self.image_set, ImageSet):
+            raise TypeError(f"{self.image_set.info.name} has no plan of an epoch")
+        return EpochPlan(self.image_set, self.seed, 1)
+
     def span(self, batch: int) -> tuple[int, int]:
         """The positions of an epoch that make up this process's share of a batch: the first, and the end."""
         first = batch * self.batch_size
@@ -76,9 +88,19 @@ def test_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Every image once, in order and without augmentation: images float32 (B, 3, H, W) in channels_last, labels. Of
     several processes, number `rank` of `world` is given the batches rank, rank + world, ..."""
-    if batch_size is None:  # activations of larger images take more memory
-        batch_size = 1000 if image_set.info.image_size <= 64 else 250
+    if batch_size is None:
+        batch_size = usual_test_batch(image_set)
     return image_set.plain(torch.arange(len(image_set)).split(batch_size)[rank::world])
+
+
+def usual_test_batch(image_set: LabelledImages) -> int:
+    """Images at once: the activations of larger images take more memory, and a large GPU is idle with few images."""
+    if image_set.info.image_size > 64:
+        return 250
+    device = image_set.device
+    if device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory >= LARGE_GPU:
+        return 10_000
+    return 1000
 
 
 # pytest would take it for a test wherever a test file imports it.

@@ -201,6 +201,7 @@ distiller_dict: dict[str, Method] = {
         KDSVD,
         source="assumed: mdistiller's default, whose term is another",
         features=STAGES,
+        host_bound="KD-SVD's eigenvectors are found by a routine that waits for the host",
     ),
     "crd": Method(
         "CRD",

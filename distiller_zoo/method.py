@@ -106,6 +106,7 @@ class Method:
         Its keyword-only parameters are options of the method, too. `merged()`, if the network has it, gives the plain
         network of the same logits.
     pairs: the pairs (teacher, student) that the method is defined for; None for all.
+    host_bound: why the loss waits for the host, in words, where it does: a step is then not captured in a CUDA graph.
     """
 
     name: str
@@ -134,11 +135,19 @@ class Method:
     first_lr: Mapping[str, float] = field(default_factory=dict)
     student: Callable[..., nn.Module] | None = None
     pairs: tuple[tuple[str, str], ...] | None = None
+    host_bound: str = ""
 
     @property
     def on_logits(self) -> bool:
         """Whether the method compares logits alone, so that they may be standardised first."""
         return self.features == () and not self.last_map
+
+    @property
+    def reads_outputs_alone(self) -> bool:
+        """Whether the loss reads nothing of the teacher but its logits and its pooled vector, and of no other images
+        than the student sees, so that a table may give them."""
+        pooled_at_most = self.features in ((), (-1,), slice(-1, None))
+        return pooled_at_most and not (self.preact_t or self.last_map or self.strong or self.first_epochs)
 
     @property
     def options(self) -> dict:

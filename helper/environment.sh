@@ -37,7 +37,7 @@ environment_active() {
             PYTHON=$path
             return 0
         fi
-        environment_say "$path will not do: $(echo "$report" | tail -n 1)"
+        environment_say "$path is not usable: $(echo "$report" | tail -n 1)"
     done
     return 1
 }
@@ -66,7 +66,7 @@ environment_venv() {
         environment_say "installing requirements.txt into .venv (a few minutes; about 6 GB with CUDA)"
         "$venv/bin/python" -m pip install -r requirements.txt
         if ! report=$(environment_report "$venv/bin/python"); then
-            environment_say ".venv will not do (the next run makes it anew): $(echo "$report" | tail -n 1)"
+            environment_say ".venv is not usable (the next run makes it again): $(echo "$report" | tail -n 1)"
             exit 1
         fi
         rm "$venv/incomplete"

@@ -1,6 +1,9 @@
 """A network from anybody's checkpoint, and the network that a method deploys in place of the student."""
 
+import hashlib
 import math
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +20,25 @@ from .errors import UserError
 from .files.checkpoint import load, state_dict_of, weights_sha256
 
 SHORT = 100  # characters of a value in a message
+HUB = "https://download.pytorch.org/models"  # where torchvision's files are
+HUB_NAME = re.compile(r"[A-Za-z0-9_]+-([0-9a-f]{8})\.pth")  # with the first digits of the file's SHA-256
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of weights that torchvision publishes, and their top-1 accuracy in percent as it states it."""
+
+    file: str
+    accuracy: float
+
+
+# On `imagenet`: the weights that torchvision calls IMAGENET1K_V1, which the literature's teachers are.
+TORCHVISION = {
+    "resnet18_imagenet": Published("resnet18-f37072fd.pth", 69.758),
+    "resnet34_imagenet": Published("resnet34-b627a593.pth", 73.314),
+    "resnet50_imagenet": Published("resnet50-0676ba61.pth", 76.13),
+    "mobilenetv2_imagenet": Published("mobilenet_v2-b0353104.pth", 71.878),
+}
 
 
 @dataclass
@@ -44,6 +66,7 @@ def load_network(
     arch: the architecture the user gave, None to take the file's. option: the option that gives it, for the message.
     dataset: what --dataset names; a file that names another, or has another number of classes, is refused.
     """
+    check_hub_file(Path(path))
     content = load(path)
     state_dict = state_dict_of(content, path)
     found, trained_on = (_text(content, name, path) for name in ("arch", "dataset"))
@@ -73,6 +96,9 @@ def load_network(
                 f"{path}: 'replaced' is {_short(replaced)}, of which no network can be made ({reason})"
             ) from None
     expected = model.state_dict()
+    for key in expected:
+        if key.endswith("num_batches_tracked"):  # which files from before PyTorch 0.4.1 have not
+            state_dict.setdefault(key, torch.zeros((), dtype=torch.int64))
     wrong = [key for key in expected if key not in state_dict or state_dict[key].shape != expected[key].shape]
     wrong += [key for key in state_dict if key not in expected]
     if wrong:
@@ -92,6 +118,21 @@ def load_network(
         dataset=trained_on,
         epoch=_epoch(content),
     )
+
+
+def check_hub_file(path: Path) -> None:
+    """UserError for a file with a name of torchvision's that is missing, or is another than its name says."""
+    named = HUB_NAME.fullmatch(path.name)
+    if named is None or os.path.isdir(path):
+        return
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: no such file; download {HUB}/{path.name} to it")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not found.startswith(named[1]):
+        raise UserError(
+            f"{path}: damaged, its SHA-256 begins with {found[:8]} and not as its name says; download "
+            f"{HUB}/{path.name} again, or rename it if it is another file"
+        )
 
 
 def _text(content: dict[str, Any], name: str, path: str | Path) -> str | None:

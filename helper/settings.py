@@ -36,6 +36,10 @@ class Number:
     maximum: float = float("inf")
 
 
+# The learning rate, for networks in general and for those that are named.
+LR, LOWER_LR, LOWER_LR_FOR = 0.05, 0.01, ("MobileNetV2", "ShuffleV1", "ShuffleV2")
+LR_RULE = f"{LOWER_LR:g} for {', '.join(LOWER_LR_FOR)}; {LR:g} otherwise"
+
 WHOLE = Number(int, 0, 2**63 - 1)
 POSITIVE = Number(int, 1, 2**31 - 1)
 WEIGHT = Number(float, 0, sys.float_info.max)
@@ -114,6 +118,17 @@ def batch_size() -> Any:
     return setting(64, "images a step, which are a cloud or several (--cloud_size)", POSITIVE, CODE, short="n")
 
 
+def teacher_cache() -> Any:
+    return setting(
+        False,
+        "take the teacher's logits and pooled vectors, in float32, from a table of all its outputs beside its "
+        "checkpoint (for CIFAR-100 5.3 GB); whoever comes first computes it",
+        "flag",
+        PLACE,
+        short="cache",  # part of a run all the same: its numbers are rounded differently
+    )
+
+
 def fitting_seed(what: str) -> Any:
     return setting(1, what, WHOLE, "assumed: 1")
 
@@ -128,7 +143,7 @@ class Teacher:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    dataset: str = setting("cifar100", "images", "dataset", PAPER)
+    dataset: str = setting("cifar100", "whose images train and test the network", "dataset", PAPER)
     data_dir: str = setting("data", "where torchvision finds or puts the files", "text", PLACE, part_of_run=False)
     device: "torch.device" = setting(
         REQUIRED, "cpu, cuda or cuda:<index> (default: cuda if there is one)", "device", PLACE, part_of_run=False
@@ -150,19 +165,21 @@ class Data:
 class Training:
     """The schedule of stages 1 and 4: SGD, the rate times lr_decay_rate after each of lr_decay_epochs."""
 
-    epochs: int = setting(240, "", POSITIVE, CODE, short="e")
+    epochs: int = setting(240, "passes over the training images", POSITIVE, CODE, short="e")
     lr_decay_epochs: tuple[int, ...] = setting(
         (150, 180, 210), "the rate decays AFTER these epochs", "epochs", CODE, metavar="E,E,...", short="decay"
     )
     lr: float | None = setting(
         None,
-        "learning rate (default: 0.01 for MobileNetV2 and the ShuffleNets, 0.05 otherwise)",
+        f"learning rate (default: {LR_RULE})",
         Number(float, 0, 1e3),
-        CODE + ": 0.01 for MobileNetV2 and the ShuffleNets, 0.05 otherwise",
+        f"{CODE}: {LR_RULE}",
     )
-    lr_decay_rate: float = setting(0.1, "", Number(float, 0, 1), CODE, short="rate")
-    weight_decay: float = setting(5e-4, "", WEIGHT, CODE, short="wd")
-    momentum: float = setting(0.9, "", Number(float, 0, 1), CODE, short="mom")
+    lr_decay_rate: float = setting(
+        0.1, "what the rate is multiplied by after each of them", Number(float, 0, 1), CODE, short="rate"
+    )
+    weight_decay: float = setting(5e-4, "of SGD, the factor of a weight in its gradient", WEIGHT, CODE, short="wd")
+    momentum: float = setting(0.9, "of SGD", Number(float, 0, 1), CODE, short="mom")
     amp: str = setting(
         "off",
         "bf16 autocast for the networks; the losses stay float32",
@@ -171,6 +188,14 @@ class Training:
         short="",
     )
     batch_size: int = batch_size()
+    teacher_cache: bool = teacher_cache()
+    eager: bool = setting(
+        False,
+        "on a GPU, run the steps as they are instead of replaying CUDA graphs of them, which give the same numbers",
+        "flag",
+        PLACE,
+        part_of_run=False,
+    )
 
     @classmethod
     def of(cls, recipe: "Recipe | None") -> "Training":
@@ -192,7 +217,7 @@ class Training:
                 f"--lr_decay_epochs: found {','.join(map(str, self.lr_decay_epochs))}, expected ascending epochs, such "
                 "as 150,180,210"
             )
-        own = 0.01 if model in ("MobileNetV2", "ShuffleV1", "ShuffleV2") else 0.05
+        own = LOWER_LR if model in LOWER_LR_FOR else LR
         if recipe is not None:
             own = recipe.lr * self.batch_size / recipe.batch_size
         return ResolvedTraining(**vars(self) | {"lr": own if self.lr is None else self.lr})
@@ -210,7 +235,7 @@ class Training:
 class ResolvedTraining(Training):
     """A schedule whose learning rate is known."""
 
-    lr: float = 0.05
+    lr: float = dataclasses.field()  # without a default
 
     def rate(self, epoch: int) -> float:
         """The learning rate: it decays after each decay epoch, so epoch 151 is the first at a tenth of it."""
@@ -360,6 +385,7 @@ class CloudMaking:
         part_of_run=False,
     )
     seed: int = fitting_seed("of shuffling and augmentation")
+    teacher_cache: bool = teacher_cache()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -498,7 +524,7 @@ class ResolvedLoss(Loss):
     weights_source: where the weights come from.
     """
 
-    kd_T: float = 4.0
+    kd_T: float = dataclasses.field()  # without a default
     warmup: int = 0
     first_epochs: int = 0
     gamma: float = 1.0

@@ -271,6 +271,13 @@ def subsample_sigma(points: np.ndarray, seed: int = 0, size: int = 2000) -> floa
     return _sigma(pdist(points[drawn]) if len(drawn) > 1 else np.empty(0))
 
 
+def r2_on_device(prediction: Tensor, target: Tensor, baseline: Tensor | None = None) -> Tensor:
+    """`r2_score` as a scalar that stays on the device, for which the host does not wait."""
+    prediction, target = prediction.double(), target.double()
+    baseline = target.mean(dim=0) if baseline is None else baseline.double()
+    return 1 - (prediction - target).square().mean() / (baseline - target).square().mean()
+
+
 def r2_score(prediction: Tensor, target: Tensor, baseline: Tensor | None = None) -> float:
     """Coefficient of determination, 1 - MSE(prediction) / MSE(baseline), over all images and pixels, in float64.
 
@@ -282,9 +289,7 @@ def r2_score(prediction: Tensor, target: Tensor, baseline: Tensor | None = None)
     Returns:
         A float; 0 for a prediction no better than the baseline. Targets that equal the baseline give nan or -inf.
     """
-    prediction, target = prediction.double(), target.double()
-    baseline = target.mean(dim=0) if baseline is None else baseline.double()
-    return float(1 - (prediction - target).square().mean() / (baseline - target).square().mean())
+    return float(r2_on_device(prediction, target, baseline))
 
 
 def diagram_quality(diagrams: Tensor | list[np.ndarray], spec: ImageSpec) -> dict[str, float]:

@@ -82,6 +82,12 @@ class ExactTopology(_ImageTopology):
         super().__init__()
         self.specs = list(specs)
 
+    @property
+    def host_bound(self) -> str:
+        """Why a step waits for the host, in words; '' where it does not."""
+        above = [str(spec.dim) for spec in self.specs if spec.dim]
+        return f"exact topology of dimension {above[0]} is computed on the CPU" if above else ""
+
     def _images(self, clouds: Tensor) -> Tensor:
         parts = [self._dim0(clouds, spec) if spec.dim == 0 else self._dim1(clouds, spec) for spec in self.specs]
         return torch.cat(parts, dim=-1)

@@ -1,6 +1,7 @@
 """Files of stages 2 and 3 that are damaged, foreign or cut off are refused, and a folder has one user."""
 
 import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from support.marks import slow_but
 from support.processes import ROOT, execute
 from support.running import CLOUDS, POINTS, TEACHER, call, make_clouds, refused, work_in
 
@@ -379,8 +381,12 @@ def check_whole(clouds, dim):
     CloudData(files, dim, 0, spec.num_clouds, torch.device("cpu"), on_device=True)
 
 
-@pytest.mark.parametrize("name", SIZES)
-@pytest.mark.parametrize("point", ["replace:1", "replace:2", "half:3", "replace:9", "replace:14"])
+POINTS_OF_CHANGE = ("replace:1", "replace:2", "half:3", "replace:9", "replace:14")
+
+
+@pytest.mark.parametrize(
+    "name, point", slow_but([("grown", "half:3"), ("cut", "replace:9")], itertools.product(SIZES, POINTS_OF_CHANGE))
+)
 def test_a_set_whose_change_was_cut_off_is_not_taken_for_whole_and_ends_as_without_a_stop(sets, tmp_path, name, point):
     assert kill(sets, tmp_path, name, point)
 

@@ -289,6 +289,23 @@ def test_more_passes_extend_the_set_as_if_made_at_once():
     assert contents(CLOUDS) == at_once
 
 
+def test_a_smaller_set_replaces_a_larger_one_only_where_no_ripsnet_is_fitted_to_it(capsys):
+    make_clouds("--dim", "01")
+    capsys.readouterr()
+    make_clouds("--num_clouds", 9)
+    assert f"{CLOUDS}: its images of 10 clouds are replaced by those of the first 9\n" in capsys.readouterr().out
+    make_clouds()
+    fitted = CLOUDS / "ripsnet_dim1_sum"
+    fitted.mkdir()
+    (fitted / "best.pth").touch()
+    before = contents(CLOUDS)
+    what = f"{CLOUDS} holds 10, to which RipsNets are fitted \\(ripsnet_dim1_sum\\); give at least"
+    for option, value, found in (("--passes", 1, 5), ("--num_clouds", 8, 8)):
+        with pytest.raises(UserError, match=f"{option}: found {found} clouds, but {what}"):
+            make_clouds("--dim", "01", option, value)
+    assert contents(CLOUDS) == before
+
+
 def test_an_extension_that_was_cut_off_is_not_taken_for_complete(monkeypatch):
     make_clouds("--passes", 2)
     monkeypatch.setattr(generate_PCD_PI, "report_quality", None)  # fails when called

@@ -307,6 +307,7 @@ def test_other_shapes_are_refused(shape):
             function(torch.zeros(shape))
 
 
+@pytest.mark.slow
 def test_dimension_0_does_without_gudhi():
     program = """
 import sys, torch

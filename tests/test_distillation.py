@@ -64,7 +64,7 @@ class Noisy(nn.Module):
 def loss_of(weights, **more):
     """Of the terms' weights, by their names."""
     names = {"ce": "gamma", "kd": "alpha", "other": "beta", "top": "delta"}
-    return ResolvedLoss(**{names[term]: weights.get(term, 0.0) for term in names} | more)
+    return ResolvedLoss(**{names[term]: weights.get(term, 0.0) for term in names} | {"kd_T": 4.0} | more)
 
 
 def objective(weights, teacher_width=4, **options):
@@ -75,7 +75,7 @@ def objective(weights, teacher_width=4, **options):
     images, labels = torch.randn(6, 3, 5, 5), torch.tensor([0, 1, 2, 0, 1, 0])
     loss = loss_of(weights, tda_layer_s=options.pop("layer_s", -1))
     specs = options.pop("specs", ())
-    found = Distillation(student, teacher, loss, widths=(4, teacher_width), **options)
+    found = Distillation(student, teacher, loss, widths=(4, teacher_width), **{"epochs": 240} | options)
     found.probe = probe.Probe([(images, labels)], specs)
     (_, feature_s), logits_s = student(images, is_feat=True)
     (_, feature_t), logits_t = teacher(images, is_feat=True)
@@ -275,7 +275,7 @@ def test_a_diagnosis_leaves_no_trace(prepared, monkeypatch, mode):
     student, teacher = create_model("resnet8", CLASSES), create_model("resnet8", CLASSES).eval()
     loss = loss_of({"ce": 1.0, "kd": 1.0, "other": 1.0, "top": 1.0}, distill="noisy", tda_layer_s=-3)
     topology = RipsNetTopology([RipsNet(64)])
-    found = Distillation(student, teacher, loss, other=Noisy(), topology=topology, widths=(32, 64))
+    found = Distillation(student, teacher, loss, other=Noisy(), topology=topology, widths=(32, 64), epochs=240)
     batches = [(torch.randn(8, 3, 16, 16), torch.arange(8) % CLASSES)] * 2
     found.probe = probe.Probe(batches, [load_spec(CLOUDS / "spec_dim0.json")])
     found.train(mode)
@@ -297,7 +297,7 @@ def test_figures_show_the_images_of_the_first_probe_batch(prepared, monkeypatch,
     specs = [load_spec(CLOUDS / f"spec_dim{dim}.json") for dim in (0, 1)]
     networks = [RipsNet(64), RipsNet(64, "sum")]
     topology = RipsNetTopology(networks) if method == "RipsNet" else ExactTopology(specs)
-    found = Distillation(student, teacher, loss_of({"top": 1.0}), topology=topology, widths=(64, 64))
+    found = Distillation(student, teacher, loss_of({"top": 1.0}), topology=topology, widths=(64, 64), epochs=240)
     found.probe = probe.Probe([(images, torch.zeros(8, dtype=torch.int64)), (None, None)], specs)
     found.train()
     before = {name: tensor.clone() for name, tensor in found.state_dict().items()}

@@ -120,6 +120,7 @@ def source_environment(shell, folder, **variables):
     return done.returncode, done.stdout.splitlines(), done.stderr.splitlines()
 
 
+@pytest.mark.slow
 def test_the_active_environment_is_taken():
     status, python, messages = source_environment(SHELLS[0], ROOT, PYTHON=sys.executable)
     assert (status, python) == (0, [sys.executable]), messages

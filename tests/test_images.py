@@ -271,7 +271,7 @@ def test_quality_of_diagrams():
     assert math.isnan(diagram_quality([], spec)["in_range"])
 
 
-@examples(30)
+@examples(10)
 @given(
     st.integers(0, 1),
     st.floats(1e-6, 1e6),

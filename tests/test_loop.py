@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,10 @@ from helper.files.run import Run
 from helper.settings import ResolvedLoss, ResolvedTraining, plain
 from helper.student.distillation import Distillation
 from helper.training import loop, progress
-from helper.training.loop import evaluate, fit, make_optimizer, train_steps
+from helper.training.loop import evaluate, fit, make_optimizer
 from helper.training.meters import Meters
 from helper.training.objective import Objective
+from helper.training.steps import train_steps
 from models import create_model
 
 OPTIONS = ["--model", "resnet8", "--dataset", "tiny", "--batch_size", "16", "--lr", "0.02", "--device", "cpu"]
@@ -47,6 +49,11 @@ def train(objective, images, test_set=None, resume=False, deployed=None, **setti
 def rows(path):
     with open(path) as file:
         return list(csv.DictReader(file))
+
+
+@pytest.fixture(autouse=True)
+def saved_every_epoch(monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_APART", 0.0)
 
 
 @pytest.fixture
@@ -131,8 +138,9 @@ def test_means_weigh_batches_by_their_size():
     loss, ce, kd, logits = torch.tensor(1.0), torch.tensor([1.0, 3.0]), torch.tensor([4.0, 8.0]), torch.eye(3)
     meters.update(0, loss, {"ce": ce[0], "kd": kd[0]}, logits, labels)
     meters.update(1, loss, {"kd": kd[1], "ce": ce[1]}, logits[:1], labels[1:2])
+    meters.images = 4
     assert meters.means() == {"ce": 1.5, "kd": 5.0}
-    assert (meters.images, meters.correct.item()) == (4, 3)
+    assert (meters.accuracy, meters.correct.item()) == (75, 3)
     meters.check(1, "")
 
 
@@ -298,8 +306,8 @@ def test_training_steps_never_wait_for_the_device(train_set, monkeypatch):
 def test_teacher_and_topology_are_neither_trained_nor_saved_and_keep_their_mode():
     teacher, topology = nn.Linear(3, 4).eval(), nn.Linear(2, 2).eval()
     for widths, projection in (((3, 3), []), ((3, 5), ["projection.weight", "projection.bias"])):
-        loss = ResolvedLoss(gamma=1.0, alpha=1.0, delta=1.0)
-        objective = Distillation(nn.Linear(3, 4), teacher, loss, topology=topology, widths=widths)
+        loss = ResolvedLoss(gamma=1.0, alpha=1.0, delta=1.0, kd_T=4.0)
+        objective = Distillation(nn.Linear(3, 4), teacher, loss, topology=topology, widths=widths, epochs=2)
         names = ["student.weight", "student.bias", *projection]
         assert [name for name, _ in objective.named_parameters()] == names == list(objective.state_dict())
         objective.train()
@@ -361,3 +369,49 @@ def test_weights_that_follow_the_share_of_a_run_keep_it_from_being_continued(tra
     train(Scheduled(), train_set, epochs=1)
     with pytest.raises(UserError, match="--epochs: found 2, but .* was begun as a run of 1, and the weights of this"):
         train(Scheduled(), train_set, epochs=2, resume=True)
+
+
+def test_short_epochs_are_saved_now_and_then_and_the_best_weights_at_once(train_set, monkeypatch):
+    """A clock that goes on by six seconds an epoch: the checkpoints are those after epochs 4 and 7 of 7."""
+    clock, save, saved, best, epochs = time.perf_counter, Run.save, [], [], []
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: 6 * len(epochs) + clock() / 1000)
+
+    def better(*arguments):
+        epochs.append(1)
+        return 10.0 * len(epochs), 1.0
+
+    def record(run, state):
+        saved.append(len(state["history"]))
+        save(run, state)
+
+    def look(trainer):
+        best.append(checkpoint.load(f"{RUN}/best.pth")["epoch"])
+
+    monkeypatch.setattr(loop, "evaluate", better)
+    monkeypatch.setattr(Run, "save", record)
+    monkeypatch.setattr(loop.Trainer, "report", look)
+    monkeypatch.setattr(loop, "SAVE_APART", 20.0)
+    train(TwoTerms(), train_set, epochs=7)
+    assert saved == [4, 7]
+    assert best == [1, 2, 3, 4, 5, 6, 7]
+    assert len(rows(f"{RUN}/log.csv")) == 7
+
+
+def test_what_was_not_saved_when_a_run_was_killed_is_done_again(train_set, monkeypatch):
+    whole = train(TwoTerms(), train_set, epochs=5)
+    shutil.rmtree(RUN)
+    monkeypatch.setattr(loop, "SAVE_APART", math.inf)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*arguments):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        train(TwoTerms(), train_set, epochs=2)
+        patch.setattr(loop.Trainer, "report", lambda trainer: killed() if len(trainer.history) == 4 else None)
+        with pytest.raises(Killed):
+            train(TwoTerms(), train_set, epochs=5, resume=True)
+    assert len(rows(f"{RUN}/log.csv")) == len(checkpoint.load(f"{RUN}/last.pth")["history"]) == 2
+    assert log_of(train(TwoTerms(), train_set, epochs=5, resume=True)) == log_of(whole)

@@ -10,6 +10,7 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.marks import slow_but
 from torch import fx, nn
 from torch.nn import functional as F
 
@@ -25,9 +26,10 @@ from models import (
 from models.layers import channel_shuffle
 
 PUBLISHED = Path(__file__).parent / "published"
-FAMILIES = ["resnet8", "resnet8x4", "ResNet50", "wrn_16_1", "wrn_16_2", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2"]
+LIGHT = ["resnet8", "resnet8x4", "wrn_16_1", "wrn_16_2", "vgg8", "MobileNetV2", "ShuffleV1", "ShuffleV2"]
+FAMILIES = slow_but(LIGHT, [*LIGHT, "ResNet50"])
 SMALL = [name for name in model_dict if not name.endswith("_imagenet")]  # for 32 x 32 images
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) for name in SMALL if name not in FAMILIES]
+EVERY = slow_but(LIGHT, SMALL)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -96,7 +98,7 @@ def test_state_dict_has_published_keys_and_shapes_in_order(name):
     assert found == published_state_dicts()[name]
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", EVERY)
 def test_parameter_count_and_feature_shapes(name):
     parameters, features = published_models()[name]
     model = meta_model(name)
@@ -464,7 +466,7 @@ def test_feature_shapes_restores_the_mode_after_a_failure():
 # Folding
 
 
-@pytest.mark.parametrize("name", FAMILIES + OTHERS)
+@pytest.mark.parametrize("name", EVERY)
 def test_folded_model_agrees_with_the_model(name):
     torch.manual_seed(0)
     model = seasoned(create_model(name))

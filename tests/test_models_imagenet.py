@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torchvision
+from support.marks import slow_but
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -16,8 +17,8 @@ TORCHVISION = {
     "mobilenetv2_imagenet": (314, 52, "mobilenet_v2", [f"features.{i}" for i in (0, 3, 6, 13, 17)] + ["flatten"]),
 }
 NAMES = [*TORCHVISION, "mobilenetv1_imagenet"]
-# The forward passes of a ResNet-34 are those of a ResNet-18, and take twice as long.
-RUN = [pytest.param(name, marks=pytest.mark.slow) if name == "resnet34_imagenet" else name for name in NAMES]
+# The forward passes of a ResNet-34 are those of a ResNet-18; those of a ResNet-50 take as long as all others together.
+RUN = slow_but([name for name in NAMES if name not in ("resnet34_imagenet", "resnet50_imagenet")], NAMES)
 SHAPES = {
     **dict.fromkeys(
         ["resnet18_imagenet", "resnet34_imagenet"],

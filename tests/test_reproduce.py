@@ -163,7 +163,7 @@ def test_every_arm_is_marked_and_has_a_name_of_its_own(name):
 
 
 @pytest.mark.parametrize("name", TABLES)
-@pytest.mark.parametrize("epochs", [None, 3])
+@pytest.mark.parametrize("epochs", [pytest.param(None, marks=pytest.mark.slow), 3])
 def test_every_experiment_is_understood_and_its_stages_agree(name, epochs):
     """The scripts' own parsers and naming read the commands; what stage 4 looks for is what stages 2 and 3 write."""
     table = scaled(TABLES[name], epochs or TABLES[name].student.epochs)
@@ -221,6 +221,63 @@ def test_names_of_runs():
     assert stem(points, "resnet56:resnet20", "KD-control n 8") == "resnet56-resnet20_cifar100_KD-control_n8"
     assert stem(points, "resnet56:resnet20", "TopKD n 64") == "resnet56-resnet20_cifar100_TopKD"
     assert plan.teacher_name(small, "resnet20") == "resnet20_cifar100_small_trial1"
+
+
+def test_names_show_a_precision_that_is_not_the_schedule_s():
+    """A run in float32 must not be taken for one in bf16, which is finished; the teacher is that of both."""
+    row, small, ablation = "resnet20:resnet8", TABLES["cifar100_small"], TABLES["cifar100_small_ablation"]
+    arm, name = small.arm("TopKD"), "resnet20-resnet8_cifar100_TopKD_small"
+
+    def student(table, amp=None):
+        return Planner(amp=amp).student(table, row, arm, 1)
+
+    assert student(small) == student(small, "bf16") == student(ablation, "bf16") == f"{name}_trial1"
+    assert student(ablation) == student(ablation, "off") == student(small, "off") == f"{name}_float32_trial1"
+    assert student(scaled(small, 4), "off") == f"{name}_e4_float32_trial1"
+    main = TABLES["cifar100_homogeneous"]
+    assert student(scaled(main, 24), "bf16").endswith("_TopKD_e24_bf16_trial1")
+    assert student(main, "bf16").endswith("_TopKD_bf16_trial1")
+    assert plan.teacher_name(ablation, "resnet20") == plan.teacher_name(small, "resnet20")
+
+
+def test_the_small_ablation_begins_with_the_shipped_teacher_and_its_ripsnet(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    table = TABLES["cifar100_small_ablation"]
+    jobs = planned(table)
+    teacher = jobs["resnet20_cifar100_small_trial1"]
+    assert teacher.finished and not any(job.command[0].startswith("train_teacher") for job in [*jobs.values()][1:])
+    fits = [job for job in jobs.values() if parsed(job.command)[0] == "train_ripsnet"]
+    assert [job.finished for job in fits] == [True, False, False, False]  # dim 1, sum pooling and BatchNorm are not
+    students = [parsed(job.command)[1] for job in jobs.values() if parsed(job.command)[0] == "train_student"]
+    assert len(students) == 15 and {args.amp for args in students} == {"off"}
+    assert {args.epochs for args in students} == {8}
+    # The shipped set has no clouds: another dimension or pooling would need others, of which its images are not made.
+    shipped = Path("ripsnet/resnet20_cifar100_small_trial1/layer-1_n64_eval_released")
+    assert plan.without_clouds(jobs.values()) == [shipped]
+    assert plan.without_clouds(planned(table, table.arms[:4]).values()) == []
+    monkeypatch.setattr(reproduce, "Runner", None)
+    with pytest.raises(UserError, match=f"{shipped}: holds images' specs or RipsNets without their clouds"):
+        call("--table", "cifar100_small_ablation")
+
+
+def test_the_cache_is_for_those_that_can_read_it_and_shows_in_their_names():
+    main, small, layers = (TABLES[name] for name in ("cifar100_homogeneous", "cifar100_small", "ablation_layer"))
+    planner = Planner(teacher_cache=True)
+
+    def job(table, row, arm):
+        return planner.jobs[planner.student(table, row, table.arm(arm), 1)]
+
+    for arm, cached in (("TopKD", True), ("KD", True), ("CRD", True), ("FitNet", False), ("MLKD", False)):
+        found = job(main, "resnet56:resnet20", arm)
+        assert ("--teacher_cache" in found.command, "_cache_" in found.name) == (cached, cached), arm
+    found = job(small, "resnet20:resnet8", "TopKD")
+    assert found.name == "resnet20-resnet8_cifar100_TopKD_small_cache_trial1" and "--teacher_cache" in found.command
+    for arm, cached in (("TopKD-exact layer 0", True), ("TopKD-exact layer -3", False)):
+        found = job(layers, "resnet56:resnet20", arm)
+        clouds = planner.jobs[found.needs[-1]]
+        assert [("--teacher_cache" in each.command) for each in (found, clouds)] == [cached, cached], arm
+    teachers = [each for each in planner.jobs.values() if each.command[0] == "train_teacher.py"]
+    assert teachers and not any("--teacher_cache" in each.command for each in teachers)
 
 
 def test_the_shipped_runs_are_found_as_finished(monkeypatch):

@@ -4,6 +4,7 @@ Every run is a process of its own; tests/support/killed.py says what a POINT is.
 """
 
 import csv
+import functools
 import itertools
 import os
 import random
@@ -14,6 +15,7 @@ import pytest
 import torch
 from support.artefacts import artefacts, hashes
 from support.killed import COUNTED
+from support.marks import slow_but
 from support.processes import execute
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -22,19 +24,37 @@ from helper.files import checkpoint
 TEACHER = "save_t_models/resnet8_tiny_lr0.02_n16_trial1"
 IMAGES = "--dataset tiny --batch_size 16 --epochs 2 --lr 0.02"
 SET = f"--path_t {TEACHER}/best.pth --dataset tiny --batch_size 16 --dim 01"
+METHOD = f"train_student.py --path_t {TEACHER}/best.pth --model_s resnet8 {IMAGES} --distill"
 STAGES = {
     "teacher": f"train_teacher.py --model resnet8 {IMAGES}",
     "clouds": f"generate_PCD_PI.py {SET} --passes 2",
     "ripsnet": f"train_ripsnet.py {SET} --epochs 2 --batch_clouds 4",
     "student": f"train_student.py --path_t {TEACHER}/best.pth --dim 01 --model_s resnet8 --topology exact "
     f"--tda_layer_s -3 {IMAGES}",
-    "ft": f"train_student.py --path_t {TEACHER}/best.pth --model_s resnet8 --distill ft --first_epochs 2 {IMAGES}",
-    "crd": f"train_student.py --path_t {TEACHER}/best.pth --model_s resnet8 --distill crd --set nce_k=64 {IMAGES}",
+    "ft": f"{METHOD} ft --first_epochs 2",
+    "crd": f"{METHOD} crd --set nce_k=64",
 }
+# Of these, which write the same files, not every write is interrupted.
+FURTHER = {
+    "mgd": f"{METHOD} mgd",
+    "ctkd": f"{METHOD} ctkd --set ramp=2",
+    "mlkd": f"{METHOD} mlkd",
+    "norm": f"{METHOD} norm --set segments=2",
+    "crcd": f"{METHOD} crcd --set nce_k=16 feat_dim=8",
+}
+COMMANDS = STAGES | FURTHER
+
+
+NEEDS = {"teacher": None, "ripsnet": "clouds", "student": "clouds"}
+
+
+def needed_by(stage):
+    """The stage that runs before another one; the teacher before all."""
+    return NEEDS.get(stage, "teacher")
 
 
 def resume(folder, stage):
-    command = STAGES[stage]
+    command = COMMANDS[stage]
     if stage != "clouds":
         command += " --resume"
     status, printed = execute("none", folder, command)
@@ -43,67 +63,75 @@ def resume(folder, stage):
 
 
 @pytest.fixture(scope="module")
-def ends(tmp_path_factory):
-    """The folders in which each stage, and those before it, ran without a stop."""
-    folders = {}
-    for stage, command in STAGES.items():
-        folder = tmp_path_factory.mktemp(stage)
-        if folders:
-            shutil.copytree(list(folders.values())[-1], folder, dirs_exist_ok=True)
-        status, printed = execute("none", folder, command)
-        assert status == 0, printed
-        folders[stage] = folder
-    return folders
+def end(tmp_path_factory):
+    """A function of a stage: the folder in which it, and what it needs, ran without a stop."""
 
-
-@pytest.fixture(scope="module")
-def expected(ends):
-    return {stage: artefacts(folder) for stage, folder in ends.items()}
-
-
-@pytest.fixture
-def begin(ends, tmp_path):
-    """A function that makes a folder in which the stages before the given one have run."""
-    numbers = itertools.count()
-
+    @functools.cache
     def make(stage):
-        before = dict(zip(STAGES, [None, *ends.values()], strict=False))[stage]
-        folder = tmp_path / str(next(numbers))
-        shutil.copytree(before, folder) if before else folder.mkdir()
+        folder = tmp_path_factory.mktemp(stage)
+        if needed_by(stage) is not None:
+            shutil.copytree(make(needed_by(stage)), folder, dirs_exist_ok=True)
+        status, printed = execute("none", folder, COMMANDS[stage])
+        assert status == 0, printed
         return folder
 
     return make
 
 
-def test_the_runs_that_are_compared_are_not_trivial(expected):
-    paths = " ".join(expected["student"])
+@pytest.fixture(scope="module")
+def expected(end):
+    """A function of a stage: what that folder holds."""
+    return functools.cache(lambda stage: artefacts(end(stage)))
+
+
+@pytest.fixture
+def begin(end, tmp_path):
+    """A function that makes a folder in which what the given stage needs has run."""
+    numbers = itertools.count()
+
+    def make(stage):
+        folder = tmp_path / str(next(numbers))
+        folder.mkdir()
+        if needed_by(stage) is not None:
+            shutil.copytree(end(needed_by(stage)), folder, dirs_exist_ok=True)
+        return folder
+
+    return make
+
+
+def test_the_runs_that_are_compared_are_not_trivial(end, expected):
+    paths = " ".join([*expected("student"), *expected("ripsnet")])
     for part in ("best.pth", "log.csv", "args.json", "images_dim1/00002.npy", "ripsnet_dim1_mean", "results/runs"):
         assert part in paths
-    assert {len(rows) for path, rows in expected["student"].items() if path.endswith("log.csv")} == {2}
+    assert {len(rows) for path, rows in expected("student").items() if path.endswith("log.csv")} == {2}
 
 
 @pytest.mark.parametrize(
     "stage, point",
     [
         pytest.param("teacher", "batch:15", id="teacher, in the middle of epoch 2"),
-        pytest.param("teacher", "half:3", id="teacher, first checkpoint half written"),
+        pytest.param("teacher", "late:15", id="teacher, in the middle of epoch 2, nothing saved but the best weights"),
+        pytest.param("teacher", "half:3", id="teacher, first checkpoint half written", marks=pytest.mark.slow),
         pytest.param("teacher", "replace:5", id="teacher, between checkpoint and row of the log"),
-        pytest.param("clouds", "batch:2", id="clouds, in the middle of a chunk"),
+        pytest.param("clouds", "batch:2", id="clouds, in the middle of a chunk", marks=pytest.mark.slow),
         pytest.param("clouds", "half:22", id="clouds, image half written"),
-        pytest.param("ripsnet", "replace:5", id="ripsnet, after epoch 2 and before its checkpoint"),
+        pytest.param(
+            "ripsnet", "replace:5", id="ripsnet, after epoch 2 and before its checkpoint", marks=pytest.mark.slow
+        ),
         pytest.param("ripsnet", "replace:7", id="ripsnet, no last.pth between two renames"),
         pytest.param("student", "batch:15", id="student, in the middle of epoch 2"),
         pytest.param("ft", "batch:15", id="student, in the middle of its first stage"),
-        pytest.param("ft", "batch:35", id="student, after its first stage"),
-        pytest.param("crd", "batch:15", id="student, with a memory"),
+        pytest.param("ft", "batch:35", id="student, after its first stage", marks=pytest.mark.slow),
+        pytest.param("crd", "batch:15", id="student, with a memory", marks=pytest.mark.slow),
+        *(pytest.param(key, "batch:15", id=f"student, {key}", marks=pytest.mark.slow) for key in FURTHER),
     ],
 )
 def test_a_killed_run_ends_as_one_that_never_stopped(begin, expected, stage, point):
     folder = begin(stage)
-    status, _ = execute(point, folder, STAGES[stage])
+    status, _ = execute(point, folder, COMMANDS[stage])
     assert status == -signal.SIGKILL
     resume(folder, stage)
-    assert artefacts(folder) == expected[stage]
+    assert artefacts(folder) == expected(stage)
 
 
 @pytest.mark.slow
@@ -118,24 +146,24 @@ def test_a_run_may_be_stopped_at_any_of_its_writes(begin, expected, stage, kind)
         assert status == (1 if kind == "full" else -signal.SIGKILL)
         assert "Traceback" not in printed
         resume(folder, stage)
-        assert artefacts(folder) == expected[stage], f"{kind}:{number}"
+        assert artefacts(folder) == expected(stage), f"{kind}:{number}"
         shutil.rmtree(folder)
     assert number > 8
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", [*STAGES, "smaller clouds", "larger clouds"])
+@pytest.mark.parametrize("job", [*COMMANDS, "smaller clouds", "larger clouds"])
 def test_a_run_may_be_killed_at_any_moment(begin, job):
     """Eight points of each stage, drawn at random; and of stage 2 where its set shrinks or grows."""
     fewer, resumed = " --num_clouds 10", ""
-    before, command = [], STAGES.get(job, STAGES["clouds"])
+    before, command = [], COMMANDS.get(job, STAGES["clouds"])
     if job == "smaller clouds":
         before, command = [command], command + fewer
     elif job == "larger clouds":
         before = [command + fewer]
     elif job != "clouds":
         resumed = " --resume"
-    start = begin(job if job in STAGES else "clouds")
+    start = begin(job if job in COMMANDS else "clouds")
     for earlier in before:
         assert execute("none", start, earlier)[0] == 0
 
@@ -159,8 +187,10 @@ def test_a_run_may_be_killed_at_any_moment(begin, job):
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("stage", ["teacher", "student"])
-@pytest.mark.parametrize("kind", ["int", "term"])
+@pytest.mark.parametrize(
+    "kind, stage",
+    slow_but([("int", "student"), ("term", "teacher")], itertools.product(("int", "term"), ("teacher", "student"))),
+)
 def test_a_signal_saves_the_state_in_the_middle_of_an_epoch(begin, expected, stage, kind):
     folder = begin(stage)
     status, printed = execute(f"{kind}:15", folder, STAGES[stage])
@@ -170,7 +200,7 @@ def test_a_signal_saves_the_state_in_the_middle_of_an_epoch(begin, expected, sta
     assert (state["next_epoch"], state["step"], len(state["history"])) == (2, 5, 1)
     assert not (folder / "results" / "runs" / f"{last.parent.name}.csv").exists()
     resume(folder, stage)
-    assert artefacts(folder) == expected[stage]
+    assert artefacts(folder) == expected(stage)
 
 
 def test_a_second_signal_stops_at_once_and_harms_nothing(begin, expected):
@@ -180,10 +210,10 @@ def test_a_second_signal_stops_at_once_and_harms_nothing(begin, expected):
     assert status == 130 and printed.endswith("interrupted; what was finished is kept\n")
     assert checkpoint.load(folder / TEACHER / "last.pth")["step"] == 0
     resume(folder, "teacher")
-    assert artefacts(folder) == expected["teacher"]
+    assert artefacts(folder) == expected("teacher")
 
 
-@pytest.mark.parametrize("stage", ["teacher", "ripsnet", "student"])
+@pytest.mark.parametrize("stage", slow_but(["teacher"], ["teacher", "ripsnet", "student"]))
 @pytest.mark.parametrize(
     "options, status, words",
     [
@@ -193,9 +223,9 @@ def test_a_second_signal_stops_at_once_and_harms_nothing(begin, expected):
     ],
     ids=["resumed", "repeated", "with another option"],
 )
-def test_a_finished_run_is_left_as_it_is(ends, tmp_path, stage, options, status, words):
+def test_a_finished_run_is_left_as_it_is(end, tmp_path, stage, options, status, words):
     folder = tmp_path / "finished"
-    shutil.copytree(ends[stage], folder)
+    shutil.copytree(end(stage), folder)
     if "--lr" in options and stage != "ripsnet":  # which shows in the name that a run has by default
         (run,) = (folder / f"save_{stage[0]}_models").iterdir()
         options += f" --name {run.name}"
@@ -232,15 +262,16 @@ def interrupted_teacher(begin):
     return folder
 
 
-@pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty])
+@pytest.mark.parametrize("damage", slow_but([flip_a_bit], [truncate, flip_a_bit, empty]))
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_is_used(begin, expected, damage):
     folder = interrupted_teacher(begin)
     damage(folder / TEACHER / "last.pth")
     assert "last.pth: damaged" in (printed := resume(folder, "teacher")) or "last.pth: not a checkpoint" in printed
     assert f"using {TEACHER}/previous.pth instead" in printed
-    assert artefacts(folder) == expected["teacher"]
+    assert artefacts(folder) == expected("teacher")
 
 
+@pytest.mark.slow
 def test_the_run_survives_a_kill_after_its_checkpoint_was_damaged(begin, expected):
     """The damaged last.pth has just become previous.pth when the run is killed: the good one is still found."""
     folder = interrupted_teacher(begin)
@@ -248,7 +279,7 @@ def test_the_run_survives_a_kill_after_its_checkpoint_was_damaged(begin, expecte
     assert execute("replace:5", folder, STAGES["teacher"] + " --resume")[0] == -signal.SIGKILL
     assert not (folder / TEACHER / "last.pth").exists()
     resume(folder, "teacher")
-    assert artefacts(folder) == expected["teacher"]
+    assert artefacts(folder) == expected("teacher")
 
 
 def test_two_damaged_checkpoints_are_one_clear_line(begin):
@@ -264,9 +295,9 @@ def test_two_damaged_checkpoints_are_one_clear_line(begin):
 @pytest.mark.parametrize(
     "stage, point",
     [
-        pytest.param("teacher", "full:5", id="teacher, log"),
+        pytest.param("teacher", "full:5", id="teacher, log", marks=pytest.mark.slow),
         pytest.param("teacher", "full:6", id="teacher, second checkpoint"),
-        pytest.param("clouds", "full:3", id="clouds"),
+        pytest.param("clouds", "full:3", id="clouds", marks=pytest.mark.slow),
     ],
 )
 def test_a_full_disk_is_one_clear_line_and_destroys_nothing(begin, expected, stage, point):
@@ -278,9 +309,10 @@ def test_a_full_disk_is_one_clear_line_and_destroys_nothing(begin, expected, sta
     if stage == "teacher":
         assert len(checkpoint.load(folder / TEACHER / "last.pth")["history"]) == 1
     resume(folder, stage)
-    assert artefacts(folder) == expected[stage]
+    assert artefacts(folder) == expected(stage)
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_every_epoch_once(begin):
     """Killed between checkpoint and log, a run has not yet written the epoch's point."""
     folder = begin("teacher")
@@ -294,6 +326,7 @@ def test_tensorboard_shows_every_epoch_once(begin):
         assert points == [(int(row["epoch"]), float(row[name])) for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["replace:9", "none"], ids=["before the last epoch's point", "after the end"])
 def test_tensorboard_shows_the_end_of_a_resumed_run_once(begin, point):
     folder = begin("student")
@@ -312,7 +345,10 @@ def test_tensorboard_shows_the_end_of_a_resumed_run_once(begin, point):
 
 @pytest.mark.parametrize(
     "point",
-    [pytest.param("replace:13", id="before the spec"), pytest.param("replace:17", id="between the images")],
+    [
+        pytest.param("replace:13", id="before the spec"),
+        pytest.param("replace:17", id="between the images", marks=pytest.mark.slow),
+    ],
 )
 def test_stage_3_refuses_a_set_that_is_being_enlarged(begin, expected, point):
     """What says that a smaller set of images is complete does not say so of the larger one."""
@@ -322,9 +358,10 @@ def test_stage_3_refuses_a_set_that_is_being_enlarged(begin, expected, point):
     status, printed = execute("none", folder, STAGES["ripsnet"])
     assert status == 2 and printed.count("\n") == 1 and "not complete" in printed
     resume(folder, "clouds")
-    assert artefacts(folder) == expected["clouds"]
+    assert artefacts(folder) == expected("clouds")
 
 
+@pytest.mark.slow
 def test_a_ripsnet_is_not_resumed_on_another_set_of_clouds(begin):
     folder = begin("clouds")
     for command in (STAGES["clouds"] + " --num_clouds 10", STAGES["ripsnet"], STAGES["clouds"]):

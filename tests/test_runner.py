@@ -1,6 +1,7 @@
 """Running jobs on this machine: order, several at once, shares of GPUs and cores, failures, signals, what an earlier
 call has left behind, and the time that is left."""
 
+import itertools
 import os
 import shlex
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.marks import slow_but
 
 import reproduce
 from helper.errors import Interrupted, RunStopped, UserError
@@ -307,7 +309,7 @@ def wait_until(condition):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("finishes", ["yes", ""])
+@pytest.mark.parametrize("finishes", slow_but([""], ["yes", ""]))
 def test_a_run_that_a_killed_call_has_left_is_waited_for(finishes, capfd):
     """It finishes, or it stops before its end and is resumed then."""
     path = script("work.py", WORKER.format(root=str(ROOT)))
@@ -336,8 +338,7 @@ def test_a_job_that_meets_another_in_its_folder_runs_when_that_has_ended():
     assert Path("done").exists()
 
 
-@pytest.mark.parametrize("at_once", [1, 2])
-@pytest.mark.parametrize("talks", [True, False])
+@pytest.mark.parametrize("at_once, talks", slow_but([(2, True)], itertools.product((1, 2), (True, False))))
 def test_a_reader_that_goes_away_is_a_stop(at_once, talks):
     """`reproduce.py | head`: every run saves its state and ends, and so does the call, with nothing on stderr."""
     path = script(

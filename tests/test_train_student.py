@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import image as plt_image
+from support.marks import slow_but
 from support.running import (
     CLASSES,
     CLOUDS,
@@ -97,10 +99,10 @@ def test_training_with_and_without_figures_is_the_same(prepared, monkeypatch):
     drawn = []
     draw = pictures.image_panel
     monkeypatch.setattr(pictures, "image_panel", lambda images: drawn.append(1) or draw(images))
-    train("-d", 5, "--epochs", 3, *WIDTHS_DIFFER, name="with")
+    train("-d", 5, "--epochs", 2, *WIDTHS_DIFFER, name="with")
     monkeypatch.setattr(Distillation, "figures", lambda self: {})
-    train("-d", 5, "--epochs", 3, *WIDTHS_DIFFER, name="without")
-    assert len(drawn) == 3
+    train("-d", 5, "--epochs", 2, *WIDTHS_DIFFER, name="without")
+    assert len(drawn) == 2
     assert equal(result("with")[0], result("without")[0]) and result("with")[1] == result("without")[1]
     last = [checkpoint.load(f"save_s_models/{name}/last.pth") for name in ("with", "without")]
     for part in ("objective", "random"):
@@ -109,12 +111,12 @@ def test_training_with_and_without_figures_is_the_same(prepared, monkeypatch):
 
 def test_tensorboard_has_the_images_and_the_hyperparameters_of_a_run(prepared, monkeypatch):
     monkeypatch.setattr(loop, "FIGURES_EVERY", 2)
-    train("-d", 5, "--dim", "01", "--epochs", 5)
+    train("-d", 5, "--dim", "01", "--epochs", 3)
     events = EventAccumulator("save_s_models/run", size_guidance={"images": 0}).Reload()
     assert set(events.Tags()["images"]) == {"persistence_images/dim0", "persistence_images/dim1"}
     for tag in events.Tags()["images"]:
         found = events.Images(tag)
-        assert [image.step for image in found] == [2, 4, 5]
+        assert [image.step for image in found] == [2, 3]
         for image in found:
             pixels = plt_image.imread(io.BytesIO(image.encoded_image_string))
             assert pixels.shape == (image.height, image.width, 3) and len(np.unique(pixels)) > 10
@@ -122,7 +124,7 @@ def test_tensorboard_has_the_images_and_the_hyperparameters_of_a_run(prepared, m
     accuracies = [float(row["test_acc"]) for row in result()[1]]
     for tag, expected in (("hparam/last", accuracies[-1]), ("hparam/best", max(accuracies))):
         (point,) = events.Scalars(tag)
-        assert (point.step, point.value) == (5, pytest.approx(expected))
+        assert (point.step, point.value) == (3, pytest.approx(expected))
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     start = hparams_metadata.parse_session_start_info_plugin_data(content)
     assert start.group_name == "run"
@@ -169,7 +171,10 @@ def test_topology_without_kd():
     assert [key for key in result()[1][0] if key.startswith("share_")] == ["share_ce", "share_top"]
 
 
-@pytest.mark.parametrize("projection", [(), WIDTHS_DIFFER], ids=["same width", "projection"])
+@pytest.mark.parametrize(
+    "projection",
+    [pytest.param((), id="same width", marks=pytest.mark.slow), pytest.param(WIDTHS_DIFFER, id="projection")],
+)
 def test_all_methods_start_from_equal_weights_and_see_equal_batches(prepared, monkeypatch, projection):
     fit, seen = train_student.fit, {}
 
@@ -191,7 +196,7 @@ def test_all_methods_start_from_equal_weights_and_see_equal_batches(prepared, mo
     assert len({result(method)[1][0]["test_loss"] for method in METHODS}) == len(METHODS)  # and yet differ
 
 
-@pytest.mark.parametrize("method", ["RipsNet", "exact", "wasserstein"])
+@pytest.mark.parametrize("method", slow_but(["RipsNet"], ["RipsNet", "exact", "wasserstein"]))
 def test_the_projection_is_trained_and_saved_but_not_deployed(prepared, monkeypatch, capsys, method):
     fit, before = train_student.fit, {}
 
@@ -241,8 +246,10 @@ def test_students_of_every_family_train_at_several_layers(prepared, arch, layer,
     assert np.isfinite(float(row["loss"])) and float(row["top"]) > 0
 
 
-@pytest.mark.parametrize("topology", ["ripsnet", "exact"])
-@pytest.mark.parametrize("dim", ["1", "01"])
+@pytest.mark.parametrize(
+    "dim, topology",
+    slow_but([("1", "exact"), ("01", "ripsnet")], itertools.product(("1", "01"), ("ripsnet", "exact"))),
+)
 def test_the_other_dimensions_train(prepared, topology, dim):
     train("-d", 5, "--topology", topology, "--dim", dim)
     (row,) = result()[1]
@@ -256,7 +263,7 @@ def test_another_layer_of_the_teacher_has_clouds_of_its_own():
     assert not any("projection" in name for name in checkpoint.load("save_s_models/run/last.pth")["objective"])
 
 
-@pytest.mark.parametrize("topology", ["ripsnet", "exact"])
+@pytest.mark.parametrize("topology", slow_but(["ripsnet"], ["ripsnet", "exact"]))
 def test_images_of_another_resolution_and_range_train(topology):
     kind = ("--resolution", 5, "--range", "q99")
     make_clouds(*kind)
@@ -265,6 +272,7 @@ def test_images_of_another_resolution_and_range_train(topology):
     assert float(result()[1][0]["top"]) > 0
 
 
+@pytest.mark.slow
 def test_bf16_trains(prepared):
     train("-d", 5, "--amp", "bf16")
     assert all(tensor.dtype != torch.bfloat16 for tensor in result()[0].values())

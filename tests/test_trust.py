@@ -3,6 +3,7 @@
 import argparse
 import csv
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -18,8 +19,9 @@ import numpy as np
 import pytest
 import torch
 from support.artefacts import artefacts, hashes
+from support.marks import slow_but
 from support.processes import PROCESSES, enter, execute
-from support.running import CLASSES, POINTS, TEACHER, make_clouds, refused, work_in
+from support.running import CLASSES, POINTS, TEACHER, call, make_clouds, refused, work_in
 
 import evaluate
 import generate_PCD_PI
@@ -123,7 +125,7 @@ def place(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize("kind", slow_but(["teachers"], RUNS))
 def test_a_second_process_in_a_folder_is_refused_and_the_first_ends_as_if_alone(place, kind):
     first, second = RUNS[kind]
     alone, shared = place("alone"), place("shared")
@@ -141,6 +143,7 @@ def test_a_second_process_in_a_folder_is_refused_and_the_first_ends_as_if_alone(
     assert artefacts(shared) == artefacts(alone)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_holds_nothing(place):
     command, _ = RUNS["students"]
     alone, folder = place("alone"), place("folder")
@@ -373,8 +376,9 @@ NETWORK = {
 }
 
 
-@pytest.mark.parametrize("field", NETWORK)
-@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize(
+    "field, kind", slow_but([*itertools.product(NETWORK, ("null", "dict"))], itertools.product(NETWORK, OTHERS))
+)
 def test_a_network_s_file_with_a_field_of_another_kind(noisy, monkeypatch, capsys, field, kind):
     """Is refused in one line that names file and field, where the field is needed; else it is read as without."""
     harmless, message = NETWORK[field]
@@ -410,20 +414,38 @@ def test_a_replaced_part_that_makes_no_sense_is_refused(noisy, monkeypatch, caps
     assert "x.pth: " in refused(monkeypatch, capsys, evaluate, "--path", "x.pth", *NOISE)
 
 
+CONTINUED = (*ALONE, "--name", "x", "--resume", "--epochs")
+
+
+@pytest.fixture(scope="module")
+def two_epochs(tmp_path_factory):
+    """The folder in which a run x ended after its second epoch; not to be changed."""
+    folder = tmp_path_factory.mktemp("two_epochs")
+    with pytest.MonkeyPatch.context() as patch:
+        work_in(folder, patch)
+        for epochs in (1, 2):
+            call(train_teacher, *CONTINUED, epochs)
+    return folder
+
+
 @pytest.fixture
-def interrupted(noisy, monkeypatch, capsys):
+def interrupted(two_epochs, noisy):
     """A run x after its second epoch, which has last.pth and previous.pth; and the options to continue it."""
-    options = (*ALONE, "--name", "x", "--resume", "--epochs", 3)
-    for epochs in (1, 2):
-        ends(monkeypatch, capsys, train_teacher, *options, "--epochs", epochs)
-    return Path("save_t_models/x"), options
+    shutil.copytree(two_epochs, ".", dirs_exist_ok=True)
+    return Path("save_t_models/x"), (*CONTINUED, 3)
 
 
+KINDS = ("missing", *OTHERS)
 FIELDS = ("model", "objective", "optimizer", "random", "meters", "history", "step", "seconds", "args")
 
 
-@pytest.mark.parametrize("kind", ["missing", *OTHERS])
-@pytest.mark.parametrize("field", [*FIELDS, "next_epoch", "devices", "accuracy"])
+ALL_FIELDS = (*FIELDS, "next_epoch", "devices", "accuracy")
+
+
+@pytest.mark.parametrize(
+    "field, kind",
+    slow_but([*itertools.product(ALL_FIELDS, ("missing", "text"))], itertools.product(ALL_FIELDS, KINDS)),
+)
 def test_a_checkpoint_to_resume_with_a_field_of_another_kind(interrupted, monkeypatch, capsys, field, kind):
     """The one before is used, or one line says what is wrong; no run goes on from nonsense."""
     folder, options = interrupted
@@ -473,7 +495,7 @@ def test_another_file_in_place_of_the_last_checkpoint_is_noticed(interrupted, mo
 # Ctrl-C, streams and devices.
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", slow_but(["train_student"], SCRIPTS))
 def test_ctrl_c_while_libraries_are_loaded_is_one_line(tmp_path, name):
     (tmp_path / "numpy.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
@@ -527,6 +549,7 @@ def test_a_terminal_that_is_not_utf_8_shows_the_help(name):
     assert (status, errors) == (0, b"") and printed.isascii()
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_not_utf_8_shows_a_refusal():
     status, _, line = shell("$RUN evaluate.py --path é.pth", PYTHONIOENCODING="ascii")
     assert status == 2 and line.startswith(b"evaluate.py: ") and line.endswith(b".pth: no such file\n")
@@ -537,6 +560,7 @@ def unwritable(folder, *command):
         enter(full, folder, "none", *command)
 
 
+@pytest.mark.slow
 def test_output_on_a_full_disk_stops_a_run_that_can_go_on(place):
     """The line of an epoch is lost, not its checkpoint."""
     command = RUNS["teachers"][0]
@@ -675,6 +699,7 @@ def test_config_needs_a_file(monkeypatch, capsys):
 # Threads, and precision.
 
 
+@pytest.mark.slow
 def test_a_run_may_go_on_with_other_threads_and_its_row_names_both(place):
     command, folder = RUNS["teachers"][0], place("folder")
     status, printed = execute("int:5", folder, f"{command} --num_threads 1")

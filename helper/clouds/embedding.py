@@ -12,6 +12,7 @@ from models import fold_batchnorm
 from ..errors import UserError
 from ..settings import Clouds
 from .layers import as_points, read_layer
+from .outputs import CachedTeacher
 
 IMAGES_A_FORWARD = {"cpu": 256, "cuda": 1024}  # on a CPU, what its caches hold
 
@@ -22,10 +23,11 @@ class Embedder:
     loader: of batches that are a cloud each, as `cloud_loader` makes it. A pass is an epoch without its short batch;
     its images follow from (seed, pass). bn: 'eval' uses the running statistics, many clouds a forward; 'train'
     normalises every cloud by its own statistics, one cloud a forward.
+    cache: the network's outputs on these images, looked up in place of running it.
     """
 
-    def __init__(self, model: nn.Module, loader: TrainLoader, layer: int, bn: str):
-        self.loader, self.layer, self.bn = loader, layer, bn
+    def __init__(self, model: nn.Module, loader: TrainLoader, layer: int, bn: str, cache: CachedTeacher | None = None):
+        self.loader, self.layer, self.bn, self.cache = loader, layer, bn, cache
         if bn == "eval":
             self.model = fold_batchnorm(model)
         else:  # a copy, so that the running statistics of the network itself stay untouched
@@ -35,9 +37,19 @@ class Embedder:
     def clouds(self, start: int, stop: int) -> Iterator[Tensor]:
         """Clouds start to stop - 1 in order, as float32 tensors (count, n, d), a forward each."""
         points = self.loader.batch_size
-        for images, _, _ in self.loader.spans(self.spans(start, stop)):
-            features, logits = self.model(images, is_feat=True)
-            yield as_points(read_layer(features, logits, self.layer)).view(len(images) // points, points, -1)
+        for features, logits in self.outputs(start, stop):
+            yield as_points(read_layer(features, logits, self.layer)).view(len(logits) // points, points, -1)
+
+    def outputs(self, start: int, stop: int) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """(features, logits) of the network on the images of clouds start to stop - 1, a forward each."""
+        spans = self.spans(start, stop)
+        if self.cache is None:
+            for images, _, _ in self.loader.spans(spans):
+                yield self.model(images, is_feat=True)
+            return
+        for number, first, last in spans:
+            self.cache.begin(number)
+            yield self.cache.at(self.cache.images.plan(self.loader.seed, number).order[first:last])
 
     def spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """The images of clouds start to stop - 1, a forward each: a pass, the first of its positions, and their end."""

@@ -44,7 +44,8 @@ class Arm:
 class Table:
     """rows: 'teacher:student'. teacher, student: their schedules. clouds, making, fit: of stages 2 and 3. operator:
     RipsNet's pooling where it is not the pair's. tag: distinguishes the names of its runs from those of other
-    schedules. figures: drawn of every row when all arms have run. scaled: made by `scaled`."""
+    schedules. amp: of the students, where it is not their schedule's; the teachers are those of the schedule. figures:
+    drawn of every row when all arms have run. scaled: made by `scaled`."""
 
     title: str
     source: str
@@ -59,6 +60,7 @@ class Table:
     fit: Fit = Fit()
     operator: str | None = None
     tag: str = ""
+    amp: str | None = None
     figures: tuple[str, ...] = ()
     scaled: bool = False
 
@@ -206,6 +208,24 @@ TABLES = {
         figures=("pi", "umap"),
     ),
 }
+TABLES["cifar100_small_ablation"] = dataclasses.replace(
+    TABLES["cifar100_small"],
+    title="ablations with the small networks, short schedules and teachers of cifar100_small",
+    arms=(
+        *plain("KD-control", "TopKD", "TopKD-exact", "TopKD-wasserstein", source=OURS),
+        *varied(BOTH, OURS, **{f"dim {dim}": {"dim": dim} for dim in ("1", "01")}),
+        # Stage 3 of these networks averages to the pooled vector itself, so stages 2 and 1 are what differs.
+        *varied(
+            ("TopKD-exact", "TopKD-wasserstein"),
+            OURS,
+            **{f"layer {layer}": {"tda_layer_t": layer, "tda_layer_s": layer} for layer in (-3, -4)},
+        ),
+        *varied(("TopKD",), OURS, **{"sum pooling": {"operator": "sum"}}),
+        *varied(BOTH, OURS, **{"pcd_bn train": {"pcd_bn": "train"}}),
+    ),
+    seeds=3,
+    amp="off",
+)
 
 
 @dataclass(frozen=True)
@@ -258,6 +278,13 @@ def arm_variant(table: Table, row: str, arm: Arm) -> str:
     if table.operator and topology(arm.method) == "ripsnet":
         values["operator"] = table.operator
     return names.variant(values | {name: arm.options[name] for name in arm.options if name in own}, own)
+
+
+def student_schedule(table: Table) -> str:
+    """The text that the table's students have in the column `schedule` of their rows."""
+    student = networks(table.rows[0])[1]
+    training = dataclasses.replace(table.student, amp=table.amp or table.student.amp)
+    return names.schedule(training.resolved(student), student)
 
 
 def scaled(table: Table, epochs: int) -> Table:

@@ -43,6 +43,8 @@ def describe_table(name: str, table: Table) -> list[str]:
         own.append(f"{table.operator} pooling")
     if table.dataset != "cifar100":
         own.append(f"data set {table.dataset}")
+    if table.amp is not None:
+        own.append(f"students with --amp {table.amp}")
     parts: dict[str, Any] = {"teacher": table.teacher, "student": table.student, "clouds": table.clouds}
     parts |= {"generate_PCD_PI": table.making, "train_ripsnet": table.fit}
     for what, value in parts.items():

@@ -12,6 +12,8 @@ import torch
 
 from distiller_zoo import distiller_dict
 
+from ..clouds.outputs import uncached
+from ..clouds.store import CLAIM
 from ..errors import UserError
 from ..files.paths import RESULTS, STUDENTS, TEACHERS, clouds_folder, quality_file, row_file, spec_file
 from ..settings import (
@@ -164,29 +166,43 @@ def own_epochs(method: str, training: Training) -> dict[str, int]:
     return {name: max(1, int(ratio * value + 0.5)) for name, value in published.items() if value}
 
 
-def student_settings(table: Table, row: str, arm: Arm, trial: int = 1, amp: str | None = None) -> StudentSettings:
-    """The settings of a student as train_student.py resolves them. amp: in place of the table's."""
+def student_settings(
+    table: Table, row: str, arm: Arm, trial: int = 1, amp: str | None = None, teacher_cache: bool = False
+) -> StudentSettings:
+    """The settings of a student as train_student.py resolves them. amp: in place of the table's. teacher_cache: where
+    it can serve the student."""
+    amp = amp or table.amp or table.student.amp
     clouds = with_options(table.clouds, arm.options)
-    return resolve(
+    settings = resolve(
         asked_loss(table, row, arm),
         clouds,
         Data(dataset=table.dataset, device=torch.device("cpu")),
-        replace(table.student, batch_size=clouds.batch_size, amp=amp or table.student.amp),
+        replace(table.student, batch_size=clouds.batch_size, amp=amp),
         Repetition(trial=trial),
         *networks(row),
     )
+    if teacher_cache and settings.without_cache is None:
+        settings = replace(settings, training=replace(settings.training, teacher_cache=True))
+    return settings
 
 
 # Names
 
 
-def departing_schedule(table: Table, training: Training) -> str:
-    """What names show of a schedule that is not the published one, as 'small e4'; '' where it is."""
+def departing_schedule(table: Table, training: Training, amp: str | None = None) -> str:
+    """What names show of a schedule that is not the published one, as 'small e4'; '' where it is.
+
+    amp: in place of the schedule's. Where it differs, a name that shows the schedule shows it too.
+    """
     published = Training()
     parts = [table.tag] if table.tag else []
     as_published = (training.epochs, training.lr_decay_epochs) == (published.epochs, published.lr_decay_epochs)
     if table.scaled or not (table.tag or as_published):
         parts.append(f"e{training.epochs}")
+    if parts and amp not in (None, training.amp):
+        parts.append("float32" if amp == "off" else str(amp))
+    if parts and training.teacher_cache:
+        parts.append("cache")
     return " ".join(parts)
 
 
@@ -196,6 +212,22 @@ def teacher_name(table: Table, teacher: str) -> str:
 
 def teacher_path(table: Table, teacher: str) -> str:
     return str(TEACHERS / teacher_name(table, teacher) / "best.pth")
+
+
+# What a set of clouds holds
+
+
+def without_clouds(jobs: Iterable[Job]) -> list[Path]:
+    """Finished sets of which only images' specs and RipsNets are kept, as this project ships one, although a job that
+    is not finished needs their clouds. Such a job would make them again, others than those of the finished images."""
+    found: dict[Path, None] = {}
+    for job in jobs:
+        if job.finished or job.folder is None or job.work.script not in ("generate_PCD_PI", "train_ripsnet"):
+            continue
+        folder = job.folder if job.work.script == "generate_PCD_PI" else job.folder.parent
+        if any(quality_file(folder, dim).is_file() for dim in (0, 1)) and not (folder / CLAIM).is_file():
+            found[folder] = None
+    return list(found)
 
 
 # Commands
@@ -223,12 +255,19 @@ def as_text(value: Any) -> str:
 
 class Planner:
     """Jobs by name, in an order in which they can run. data_dir, device: of the user for all four stages; amp: for the
-    two that train with images; processes: of those that several can share."""
+    two that train with images; teacher_cache: for the clouds and students that it can serve; processes: of those that
+    several can share."""
 
     def __init__(
-        self, data_dir: str | None = None, device: str | None = None, amp: str | None = None, processes: int = 1
+        self,
+        data_dir: str | None = None,
+        device: str | None = None,
+        amp: str | None = None,
+        teacher_cache: bool = False,
+        processes: int = 1,
     ):
-        self.data_dir, self.device, self.amp, self.processes = data_dir, device, amp, processes
+        self.data_dir, self.device, self.amp = data_dir, device, amp
+        self.teacher_cache, self.processes = teacher_cache, processes
         self.jobs: dict[str, Job] = {}
 
     def add(self, name: str, script: str, options: Iterable[str], work: Work | None = None, **about: Any) -> str:
@@ -247,9 +286,11 @@ class Planner:
                 words += [f"--{name}", value]
         return words
 
-    def schedule(self, training: Training) -> Training:
-        """Without the precision where the user gives another one."""
-        return replace(training, amp=Training().amp) if self.amp else training
+    def schedule(self, training: Training, amp: str | None = None) -> Training:
+        """Without the precision where the user gives another one. amp: in place of the schedule's."""
+        if self.amp:
+            amp = Training().amp
+        return replace(training, amp=amp or training.amp)
 
     def check_batch(self, batch_size: int) -> None:
         if batch_size % self.processes:
@@ -284,6 +325,8 @@ class Planner:
         teacher = networks(row)[0]
         clouds = replace(with_options(table.clouds, arm.options), dim=str(dim))
         making = with_options(table.making, arm.options)
+        if self.teacher_cache and uncached(table.dataset, clouds.tda_layer_t, clouds.pcd_bn) is None:
+            making = replace(making, teacher_cache=True)
         path = teacher_path(table, teacher)
         folder = clouds_folder(path, clouds)
         options = [*self.dataset(table), *flags(clouds), *flags(making)]
@@ -331,14 +374,15 @@ class Planner:
     def student(self, table: Table, row: str, arm: Arm, trial: int) -> str:
         """Stage 4, after what it needs."""
         teacher, student = networks(row)
-        departing = departing_schedule(table, table.student)
-        settings = student_settings(table, row, arm, trial, self.amp)
+        settings = student_settings(table, row, arm, trial, self.amp, self.teacher_cache)
+        training = replace(table.student, teacher_cache=settings.training.teacher_cache)
+        departing = departing_schedule(table, training, self.amp or table.amp)
         name = student_name(settings, departing or None)
         named = ["--name", name] if departing else []
         clouds = settings.clouds
         self.check_batch(clouds.batch_size)
         options = [*self.dataset(table), *flags(asked_loss(table, row, arm)), *flags(clouds)]
-        options += flags(self.schedule(table.student), {"batch_size": table.student.batch_size})
+        options += flags(self.schedule(training, table.amp), {"batch_size": table.student.batch_size})
         epochs, processes = table.student.epochs + settings.loss.first_epochs, self.processes
         if settings.loss.beta and not settings.method.several:
             processes = 1

@@ -3,6 +3,7 @@
 All paths are relative to the current folder, which is the repository when the shell scripts run:
 
     save_t_models/<teacher run>/     last.pth best.pth previous.pth args.json log.csv and TensorBoard's events
+      outputs_<data set>/            all outputs of that teacher, if --teacher_cache has asked for them
     save_s_models/<student run>/     the same
     ripsnet/<teacher run>/<set>/     clouds, diagrams, images, their spec and quality, the fitted RipsNets
     results/runs/<run>.csv           one row, when the run ends;  results/logs/<run>.csv  its log, a row an epoch
@@ -30,6 +31,13 @@ def teacher_run(path_t: str | Path) -> str:
 def clouds_folder(path_t: str | Path, clouds: Clouds) -> Path:
     """The folder of a teacher's clouds and images."""
     return RIPSNET / teacher_run(path_t) / clouds.folder_name
+
+
+def outputs_folder(path_t: str | Path, dataset: str) -> Path:
+    """The folder of all outputs of a teacher on a training set, beside its checkpoint."""
+    path = Path(path_t)
+    of_file = "" if path.stem == "best" else f"_{path.stem}"
+    return path.parent / f"outputs_{dataset}{of_file}"
 
 
 def spec_file(folder: Path, dim: int) -> Path:

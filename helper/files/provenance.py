@@ -10,17 +10,22 @@ from pathlib import Path
 
 import torch
 
+from dataset import dataset_dict, decoder_name
+
 from .paths import ROOT
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that numbers depend on, without importing them."""
+def versions(dataset: str | None = None) -> dict[str, str]:
+    """Versions of Python and of the libraries that numbers depend on, without importing them; with a data set of image
+    files also of their decoder."""
     found = {"python": platform.python_version(), "torch": torch.__version__}
     for package in ("torchvision", "numpy", "gudhi"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             found[package] = "absent"
+    if dataset in dataset_dict and dataset_dict[dataset].open is not None:
+        found["decoder"] = decoder_name()
     return found
 
 

@@ -23,7 +23,7 @@ DEFAULTS = {name: value for section in reversed(SECTIONS) for name, value in def
 
 def write_args(folder: Path, options: dict[str, Any], commit: str, device: str) -> None:
     """Write args.json: the resolved options, and the command, which --config repeats."""
-    about = {"command": command(), "commit": commit, "versions": versions(), "device": device}
+    about = {"command": command(), "commit": commit, "versions": versions(options.get("dataset")), "device": device}
     write_json(folder / "args.json", {"args": options, **about})
 
 
@@ -117,7 +117,12 @@ class Run:
             print(f"{self.name}: had ended before; its row is {path}")
             return
         write_bytes(log_file(self.name), csv_bytes(history))
-        about = {"device": "; ".join(self.devices), **versions(), "commit": self.commit, "command": command()}
+        about = {
+            "device": "; ".join(self.devices),
+            **versions(self.options.get("dataset")),
+            "commit": self.commit,
+            "command": command(),
+        }
         options = {name: value for name, value in self.part_of_it.items() if name not in row}
         write_bytes(ROWS / path.name, csv_bytes([{"run": self.name, **row, **options, **about}]))
         print(

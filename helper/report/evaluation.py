@@ -25,7 +25,7 @@ from ..clouds.store import images_of
 from ..errors import UserError
 from ..files import checkpoint
 from ..files.paths import clouds_folder, spec_file
-from ..networks import Network
+from ..networks import TORCHVISION, Network
 from ..settings import Clouds, RipsNetChoice
 from ..student.pairs import pair_settings
 from ..student.topology import check_spec, load_ripsnet, load_spec, ripsnet_files
@@ -273,6 +273,7 @@ def finite(value: Any) -> Any:
 
 NETWORK_ROWS = [
     ("top-1 accuracy, %", "top1", ".2f"),
+    ("of torchvision's weights, as published, %", "published_top1", ".3f"),
     ("top-5 accuracy, %", "top5", ".2f"),
     ("cross entropy, nats", "loss", ".4f"),
     (f"calibration error (ECE, {ECE_BINS} bins), %", "ece", ".2f"),
@@ -339,9 +340,12 @@ def report_text(report: dict[str, Any], per_class: bool) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def network_report(network: Network, path: str, logits: Tensor, labels: Tensor, names: Sequence[str]) -> dict[str, Any]:
-    """What the report says of one network; names: of the classes."""
-    return {
+def network_report(
+    network: Network, path: str, logits: Tensor, labels: Tensor, names: Sequence[str], dataset: str
+) -> dict[str, Any]:
+    """What the report says of one network; names: of the classes. On `imagenet`, `published_top1` is the accuracy of
+    torchvision's weights of this architecture."""
+    report: dict[str, Any] = {
         "path": path,
         "arch": network.arch,
         "sha256": network.sha256,
@@ -349,6 +353,9 @@ def network_report(network: Network, path: str, logits: Tensor, labels: Tensor, 
         **accuracy_scores(logits, labels),
         "per_class": dict(zip(names, class_accuracies(logits, labels), strict=True)),
     }
+    if dataset == "imagenet" and network.arch in TORCHVISION:
+        report["published_top1"] = TORCHVISION[network.arch].accuracy
+    return report
 
 
 # Adopting a network of another code base

@@ -304,13 +304,15 @@ def grid(
 
 def ablations(runs: Sequence[Runs]) -> list[TextTable]:
     """The ablations of helper/experiments/catalogue.py, a table for each schedule of which two arms or more have
-    finished: one alone may be the method's own run."""
+    finished: one alone may be the method's own run. Those with a schedule of their own have one of it alone."""
     schedules = sorted({(each["schedule"], int(each["epochs"])) for each in runs if each["teacher"]})
     tables = []
     for name, published in catalogue.TABLES.items():
-        if not name.startswith("ablation_"):
+        if "ablation" not in name:
             continue
         for schedule, epochs in schedules:
+            if published.tag and schedule != catalogue.student_schedule(published):
+                continue
             table = catalogue.scaled(published, epochs)
             columns = arms_of(table, [each for each in runs if each["schedule"] == schedule])
             arms = [arm.name for arm in table.arms]

@@ -12,6 +12,7 @@ from models import create_model, feature_shapes, fold_batchnorm, map_shape, prea
 
 from .. import distributed
 from ..clouds.layers import layer_width
+from ..clouds.outputs import cached_teacher
 from ..data import share_of
 from ..errors import UserError
 from ..networks import Network, check_map, replaced_student
@@ -70,18 +71,23 @@ def build_objective(
         layer_width(teacher.model, clouds.tda_layer_t, info.num_classes, "--tda_layer_t", info.image_size),
     )
     topology = build_topology(settings, path_t, teacher, widths[1])
+    other = build_loss(settings, student, teacher.model, train_set)
+    cache = None
+    if settings.training.teacher_cache and settings.reads_teacher:
+        cache = cached_teacher(path_t, teacher, train_set, settings.repetition.seed)
     objective = Distillation(
         student,
         fold_batchnorm(teacher.model),
         loss,
         amp=settings.training.amp,
-        other=build_loss(settings, student, teacher.model, train_set),
+        other=other,
         topology=topology.module if topology else None,
         layer_t=clouds.tda_layer_t,
         cloud_size=clouds.points if topology else None,
         widths=widths,
         epochs=settings.training.epochs,
         strong_view=partial(train_set.strong_view, settings.repetition.seed),
+        cache=cache,
     )
     points = clouds.points if topology else 1  # the gradients need one batch
     batches = probe_batches(train_set, settings.training.batch_size, points)

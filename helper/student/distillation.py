@@ -11,6 +11,7 @@ from distiller_zoo import ABSENT, KD, Batch, FirstStaged, Output, distiller_dict
 
 from .. import distributed
 from ..clouds.layers import as_points, in_clouds, read_layer
+from ..clouds.outputs import CachedTeacher
 from ..settings import ResolvedLoss
 from ..training.objective import Objective, autocast
 
@@ -59,6 +60,7 @@ class Distillation(Objective):
     epochs: of the run, for methods whose weights follow a schedule.
     strong_view: called with (epoch, images, indices) for a strongly augmented view of these images, for methods that
     compare two views.
+    cache: the teacher's outputs on the training images, looked up in place of running it.
     """
 
     epoch: Tensor
@@ -75,8 +77,9 @@ class Distillation(Objective):
         layer_t: int = -1,
         cloud_size: int | None = None,
         widths: tuple[int, int] | None = None,
-        epochs: int = 240,
+        epochs: int,
         strong_view: Callable[[int, Tensor, Tensor], Tensor] | None = None,
+        cache: CachedTeacher | None = None,
     ):
         method = distiller_dict[loss.distill]
         beta = 0.0 if method.first_only else loss.beta
@@ -89,6 +92,7 @@ class Distillation(Objective):
         if topology is not None and widths is not None and widths[0] != widths[1]:
             self.projection = nn.Conv2d(*widths, kernel_size=1)
         self.full_weights, self.epochs, self.strong_view = dict(self.weights), epochs, strong_view
+        self.cache = cache
         self.epoch_number = 1
         self.register_buffer("epoch", torch.ones((), dtype=torch.int64), persistent=False)
         self.probe: Diagnosis | None = None
@@ -97,22 +101,39 @@ class Distillation(Objective):
     def follows_length(self) -> bool:  # type: ignore[override]  # an attribute of objectives without a schedule
         return any(term in self.weights for term in self.method.schedule)
 
+    @property
+    def host_bound(self) -> str:  # type: ignore[override]  # an attribute of objectives that never wait
+        topology = getattr(self.frozen.topology, "host_bound", "") if "top" in self.weights else ""
+        method = self.method.host_bound if "other" in self.weights else ""
+        return topology or method
+
+    def host_numbers(self) -> tuple:
+        """With the epoch, where the strong view's random numbers follow from it."""
+        return (*super().host_numbers(), self.epoch_number if self.method.strong else None)
+
     def begin(self, epoch: int) -> None:
         self.epoch_number = epoch
         self.epoch.fill_(epoch)
+        if self.cache is not None:
+            self.cache.begin(epoch)
         for term in self.weights.keys() & {"kd", "other"}:
             self.weights[term] = self.full_weights[term] * self.method.factor(term, epoch, self.epochs)
         if "other" in self.weights and self.loss.warmup:
             self.weights["other"] *= min(epoch / self.loss.warmup, 1.0)
 
     def forward(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        step = self.compute(images, labels, indices, shared=True)
+        known = None
+        if self.cache is not None:
+            known = Reading(*self.cache.at(indices), None)
+        step = self.compute(images, labels, indices, known, shared=True)
         return step.logits, step.terms
 
-    def compute(self, images: Tensor, labels: Tensor, indices: Tensor, shared: bool = False) -> Step:
-        """shared: whether the images are one process's share of a batch, of which all processes compute this."""
-        teacher = None
-        if self.weights.keys() - {"ce"}:
+    def compute(
+        self, images: Tensor, labels: Tensor, indices: Tensor, teacher: Reading | None = None, shared: bool = False
+    ) -> Step:
+        """teacher: what it makes of these images, where that is known; it is run on them otherwise. shared: whether the
+        images are one process's share of a batch, of which all processes compute this."""
+        if teacher is None and self.weights.keys() - {"ce"}:
             with torch.no_grad():  # first, so that the student's activations are still in the caches for backward
                 teacher = self.read(self.frozen.teacher, images)
         student = self.read(self.student, images)
@@ -209,12 +230,16 @@ class FirstStage(Objective):
         weight = whole.loss.beta if whole.method.first_only else 1.0
         super().__init__(whole.student, {"first": weight}, whole.amp)
         self.other, self.whole = whole.other, (whole,)
+        self.host_bound = whole.method.host_bound
 
     def forward(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         (whole,) = self.whole
         with torch.no_grad():
             teacher = whole.output(whole.read(whole.frozen.teacher, images))
-        student = whole.output(whole.read(self.student, images)) if whole.method.first_only else ABSENT
+        student, logits = ABSENT, teacher.logits  # some logits, for a training accuracy that nobody aims at
+        if whole.method.first_only:
+            student = whole.output(whole.read(self.student, images))
+            logits = student.logits
         assert isinstance(self.other, FirstStaged)
         value = self.other.first_stage(student, teacher, Batch(labels, indices))
-        return (student or teacher).logits, {"first": value}
+        return logits, {"first": value}

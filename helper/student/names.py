@@ -37,13 +37,18 @@ def variant(values: Mapping[str, Any], own: Mapping[str, Any]) -> str:
         if name == "options":
             parts += [f"{option}{found}" for option, found in value.items() if found != own[name].get(option)]
         else:
-            parts.append(f"{before}{_text(value)}")
+            parts.append(_part(before, value))
     return " ".join(parts)
 
 
 def published(training: Training, model: str, recipe: "Recipe | None") -> ResolvedTraining:
     """The published schedule of a network at the batch size that it is trained with."""
     return replace(Training.of(recipe), batch_size=training.batch_size).resolved(model, recipe)
+
+
+def _part(before: str, value: Any) -> str:
+    """A departing value as a name has it: 'e24', or 'cache' for an option without a value."""
+    return before if value is True else f"{before}{_text(value)}"
 
 
 def _text(value: Any) -> str:
@@ -55,7 +60,7 @@ def _text(value: Any) -> str:
 def _departures(training: Training, own: Training, without: Sequence[str] = ()) -> list[str]:
     """Where a schedule differs from another, in its fields' order."""
     return [
-        f"{before}{_text(getattr(training, name))}"
+        _part(before, getattr(training, name))
         for name, before in short_names(Training).items()
         if name not in without and getattr(training, name) != getattr(own, name)
     ]
@@ -102,7 +107,7 @@ def method_name(settings: "StudentSettings") -> str:
         name = "CE+Top" if loss.delta else "CE"
     elif loss.delta:
         name = f"TopKD{standardised}"
-    elif (loss.gamma, loss.alpha) == (1.0, settings.pair.alpha) and not loss.logit_stand:
+    elif settings.is_control:
         name = "KD-control"
     else:
         name = f"KD{standardised}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dataset import LabelledImages, test_batches
-from ripsnet import ExactTopology, ImageSpec, RipsNetTopology, r2_score
+from ripsnet import ExactTopology, ImageSpec, RipsNetTopology, r2_on_device
 
 from ..clouds.layers import read_layer
 from ..training.objective import autocast
@@ -61,28 +61,34 @@ class Probe:
         with torch.random.fork_rng([images.device] if images.device.type == "cuda" else []):
             objective.train()
             step = objective.compute(images, labels, torch.arange(len(labels), device=labels.device))
-            columns = {}
+            columns: dict[str, Tensor] = {}
             for name, value in step.terms.items():
                 (gradient,) = torch.autograd.grad(
                     objective.weights[name] * value, step.feature, retain_graph=True, allow_unused=True
                 )
-                columns[f"grad_{name}"] = 0.0 if gradient is None else gradient.float().norm().item()
+                if gradient is None:
+                    gradient = torch.zeros((), device=images.device)
+                columns[f"grad_{name}"] = gradient.float().norm()
             if self.exact is not None and isinstance(objective.frozen.topology, RipsNetTopology):
                 columns["student_r2"] = self.r2_on_student(objective, objective.frozen.topology, self.exact)
         for name, buffer in objective.named_buffers():
             buffer.copy_(buffers[name])
         objective.train(mode)
-        return columns
+        if not columns:
+            return {}
+        values = torch.stack([value.double() for value in columns.values()])
+        return dict(zip(columns, values.tolist(), strict=True))  # the host waits once
 
     def first_batch(self) -> tuple[Tensor, Tensor]:
         images, labels = self.batches[0]
         return self.normalize(images), labels
 
     @torch.no_grad()
-    def r2_on_student(self, objective: Distillation, topology: RipsNetTopology, exact: ExactTopology) -> float:
-        """R^2 of the topology term's RipsNets, whose exact images are known, on the student's clouds."""
+    def r2_on_student(self, objective: Distillation, topology: RipsNetTopology, exact: ExactTopology) -> Tensor:
+        """R^2 of the topology term's RipsNets, whose exact images are known, on the student's clouds: a scalar on the
+        device."""
         clouds = torch.cat([self._student_clouds(objective, self.normalize(images)) for images, _ in self.batches])
-        return r2_score(topology.images(clouds), exact.images(clouds))
+        return r2_on_device(topology.images(clouds), exact.images(clouds))
 
     @staticmethod
     def _student_clouds(objective: Distillation, images: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 from dataset import Recipe, dataset_dict
 from distiller_zoo import Method, distiller_dict
 
+from ..clouds.outputs import uncached
 from ..errors import UserError
 from ..settings import (
     Clouds,
@@ -60,6 +61,29 @@ class StudentSettings:
         return parse_options(self.loss.set, self.method)
 
     @property
+    def first_training(self) -> ResolvedTraining:
+        """The schedule of the method's first stage, at one learning rate; of no epochs where it has none."""
+        return replace(
+            self.training,
+            epochs=self.loss.first_epochs,
+            lr=self.method.first_rate(self.student, self.training.lr),
+            lr_decay_epochs=(),
+        )
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether the loss has a term beside the cross entropy."""
+        return any((self.loss.alpha, self.loss.beta, self.loss.delta))
+
+    @property
+    def without_cache(self) -> str | None:
+        """Why --teacher_cache cannot serve this student; None where it can."""
+        layer = self.clouds.tda_layer_t if self.loss.topology else -1
+        if self.loss.beta and not self.method.reads_outputs_alone:
+            return f"--distill {self.loss.distill} reads more of the teacher than its logits and its pooled vector"
+        return uncached(self.data.dataset, layer)
+
+    @property
     def without_effect(self) -> tuple[str, ...]:
         """Options that do nothing in this run; its row leaves them empty, so that they distinguish no two runs."""
         found = idle_options(self.loss.topology)
@@ -67,6 +91,8 @@ class StudentSettings:
             found += ("set",)
         if self.loss.topology is None:
             found += ("topology",)
+        if not self.training.teacher_cache:
+            found += ("teacher_cache",)
         return found
 
     @property
@@ -75,16 +101,30 @@ class StudentSettings:
         return names.schedule(self.training, self.student, dataset_dict[self.data.dataset].recipe)
 
     @property
+    def is_control(self) -> bool:
+        """Whether this is KD with the weights that it has beside topology, which runs with topology are compared to."""
+        loss = self.loss
+        alone = loss.beta == loss.delta == 0 and not loss.logit_stand
+        return alone and (loss.gamma, loss.alpha) == (1.0, self.pair.alpha)
+
+    @property
+    def own_weights(self) -> tuple[float, float]:
+        """gamma and alpha as they are without the user's, for a loss of these terms."""
+        loss = self.loss
+        if not loss.beta:
+            if loss.alpha == 0:
+                return 1.0, 0.0
+            if loss.delta or self.is_control:
+                return 1.0, self.pair.alpha
+        return self.method.gamma, self.method.alpha
+
+    @property
     def variant(self) -> str:
         """Where loss and clouds depart from the method's and the pair's own settings."""
         loss, method, pair = self.loss, self.method, self.pair
         beta, options, _ = method.settings(self.teacher, self.student)
-        name, own_clouds = names.method_name(self), Clouds.of(dataset_dict[self.data.dataset].recipe)
-        gamma, alpha = (method.gamma, method.alpha) if loss.beta else (1.0, pair.alpha)
-        if name in ("KD", "KD+LS"):
-            gamma, alpha = method.gamma, method.alpha
-        elif name.startswith("CE"):
-            alpha = 0.0
+        own_clouds = Clouds.of(dataset_dict[self.data.dataset].recipe)
+        gamma, alpha = self.own_weights
         own = defaults(Clouds, Loss) | {
             "gamma": gamma,
             "alpha": alpha,
@@ -138,7 +178,7 @@ def resolve(
 ) -> StudentSettings:
     """The settings of a student's run, with nothing left open. UserError for a loss that makes no sense."""
     recipe = dataset_dict[data.dataset].recipe
-    return StudentSettings(
+    settings = StudentSettings(
         teacher,
         student,
         resolve_loss(loss, clouds, teacher, student, recipe),
@@ -147,6 +187,9 @@ def resolve(
         training.resolved(student, recipe),
         repetition.resolved(),
     )
+    if training.teacher_cache and (reason := settings.without_cache):
+        raise UserError(f"--teacher_cache: {reason}; leave it out")
+    return settings
 
 
 def resolve_loss(loss: Loss, clouds: Clouds, teacher: str, student: str, recipe: Recipe | None = None) -> ResolvedLoss:
@@ -183,8 +226,8 @@ def resolve_loss(loss: Loss, clouds: Clouds, teacher: str, student: str, recipe:
             "operator": loss.operator or pair.operator,
             "set": tuple(f"{name}={value}" for name, value in options.items()),
             "kd_T": temperature(loss) if loss.kd_T is None else loss.kd_T,
-            "warmup": _given_or(loss.warmup, method.warmup, weights["beta"]),
-            "first_epochs": _given_or(loss.first_epochs, method.first_epochs, weights["beta"]),
+            "warmup": _epochs(loss.warmup, method.warmup, weights["beta"]),
+            "first_epochs": _epochs(loss.first_epochs, method.first_epochs, weights["beta"]),
         }
     )
     as_published = (
@@ -195,9 +238,10 @@ def resolve_loss(loss: Loss, clouds: Clouds, teacher: str, student: str, recipe:
     return replace(resolved, weights_source=_source(resolved, own, pair, source) if as_published else BY_HAND)
 
 
-def _given_or(value: int | None, own: int, beta: float) -> int:
-    if value is not None:
-        return value
+def _epochs(given: int | None, own: int, beta: float) -> int:
+    """Of a warm-up or first stage: those that are given, or the method's own, which has none where its loss is off."""
+    if given is not None:
+        return given
     return own if beta else 0
 
 

@@ -9,12 +9,12 @@ ends with the weights and the log of one of the same schedule that never stopped
 import itertools
 import math
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import get_total_norm
 
 from dataset import LabelledImages, TrainLoader, test_batches
 
@@ -25,15 +25,20 @@ from ..files import checkpoint
 from ..files.run import Run
 from ..settings import ResolvedTraining
 from .events import Events
+from .graphs import capture_on
 from .interrupts import StopRequest
 from .meters import Meters
 from .objective import Objective, autocast, warn_of_emulation
 from .progress import Bar, Progress
 from .seeding import random_state, restore_random, seed_process
+from .steps import ReplayedSteps, train_steps, why_eager
+from .turns import Steps, alone
 
 LOOK_EVERY = 50  # steps between looks at the device, for the progress bar and the non-finite check
-SAVE_EVERY = 900.0  # seconds between checkpoints within an epoch, which are written at a look
 FIGURES_EVERY = 10  # epochs between the objective's figures in TensorBoard; the last epoch has them too
+FIGURE_SETS = 4  # on a GPU, at most so many in a run: an epoch may be as short there as the drawing of its figures
+SAVE_APART = 20.0  # seconds between checkpoints at the ends of epochs, which may be much shorter
+SAVE_WITHIN = 900.0  # and between those within an epoch, which are written at a look
 # What a checkpoint of the loop holds.
 FIELDS: checkpoint.Fields = {
     "model": dict,
@@ -78,31 +83,6 @@ def make_optimizer(objective: Objective, training: ResolvedTraining) -> torch.op
     return torch.optim.SGD(trained, training.lr, training.momentum, weight_decay=training.weight_decay, fused=True)
 
 
-def train_steps(
-    objective: Objective,
-    loader: TrainLoader,
-    optimizer: torch.optim.Optimizer,
-    epoch: int,
-    meters: Meters,
-    start: int = 0,
-    forward: nn.Module | None = None,
-) -> Iterator[int]:
-    """Train on an epoch's batches from number `start` on; yields the number of batches done, after each.
-
-    forward: the objective as it is called, which for several processes is another module around it.
-    """
-    objective.train()
-    objective.begin(epoch)
-    for step, (images, labels, indices) in enumerate(loader.epoch(epoch, start), start):
-        logits, terms = (forward or objective)(images, labels, indices)
-        loss = objective.total(terms)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        meters.update(step, loss, terms, logits, labels)
-        yield step + 1
-
-
 class Trainer:
     """One run of the loop: what is trained, how far it is, and the run folder that keeps both.
 
@@ -125,10 +105,22 @@ class Trainer:
         self.meters = Meters(list(objective.weights), run.device)
         self.progress = Progress()
         self.saved_at = time.perf_counter()
+        self.replayed: ReplayedSteps | None = None
 
     @property
     def history(self) -> list[dict[str, Any]]:
         return self.progress.history
+
+    def prepare_replay(self) -> None:
+        """Have steps replayed as CUDA graphs, unless something speaks against it. To be called when the run has been
+        resumed: a graph keeps to the tensors that it was captured with."""
+        capture = capture_on(self.run.device)
+        if capture is None or self.training.eager:
+            return
+        if why := why_eager(self.objective, self.loader):
+            print(f"{self.run.name}: its steps are not replayed as CUDA graphs: {why}", flush=True)
+            return
+        self.replayed = ReplayedSteps(self.objective, self.loader, self.optimizer, self.meters, capture)
 
     def resume(self) -> None:
         """Lock the run's folder, and continue from its checkpoint if there is one."""
@@ -205,8 +197,8 @@ class Trainer:
                 "the old ones, or another --name"
             )
 
-    def train_one_epoch(self, stop: StopRequest) -> bool:
-        """Train to the end of the epoch at hand; False if a stop came before it."""
+    def train_one_epoch(self, stop: StopRequest) -> Steps[bool]:
+        """Train to the end of the epoch at hand, and yield after each step; False if a stop came before the end."""
         progress, training, steps = self.progress, self.training, len(self.loader)
         for group in self.optimizer.param_groups:
             group["lr"] = training.rate(progress.epoch)
@@ -221,7 +213,14 @@ class Trainer:
             thing="images",
         ) as bar:
             batches = train_steps(
-                self.objective, self.loader, self.optimizer, progress.epoch, self.meters, progress.step, self.forward
+                self.objective,
+                self.loader,
+                self.optimizer,
+                progress.epoch,
+                self.meters,
+                progress.step,
+                self.forward,
+                self.replayed,
             )
             for done in batches:
                 progress.step = done
@@ -231,17 +230,19 @@ class Trainer:
                     distributed.together(self.meters.check, progress.epoch, self.kept())
                     bar.show(**{name: f"{value:.3f}" for name, value in self.meters.means().items()})
                     progress.seconds = time.perf_counter() - began
-                    self.save_now_and_then()
+                    self.save_after(SAVE_WITHIN)
                 # Several processes must stop after the same step, and to ask each other takes time.
                 if (look or distributed.world() == 1) and distributed.agree(stop.requested):
                     break
+                yield
         if progress.step == steps:
             self.check()  # waits for the device, so that the seconds are those of the steps
         progress.seconds = time.perf_counter() - began
         return progress.step == steps
 
     def end_epoch(self) -> None:
-        """Evaluate, add the epoch to the log, and save."""
+        """Evaluate, add the epoch to the log, and save: the best weights at once, the run if that is due. A run that is
+        killed before goes on from the checkpoint before, to the same epochs."""
         progress, objective, meters = self.progress, self.objective, self.meters.over_processes()
         began = time.perf_counter()
         distributed.share_buffers(objective)
@@ -269,9 +270,8 @@ class Trainer:
             weights = {"model": objective.student.state_dict(), "epoch": progress.epoch, "accuracy": accuracy}
             self.run.save_best({**self.deployed, **weights})
         progress.next_epoch()
-        self.meters = Meters(meters.names, self.run.device)
-        self.save()
-        self.run.write_log(self.history)
+        self.meters.reset()
+        self.save_after(SAVE_APART if progress.epoch <= self.training.epochs else 0.0)
 
     def report(self) -> None:
         """Print the last line of the log."""
@@ -289,7 +289,10 @@ class Trainer:
     def _show(self, events: Events) -> None:
         done = len(self.history)
         events.scalars(done, self.history[-1])
-        if done % FIGURES_EVERY == 0 or done == self.training.epochs:
+        every = FIGURES_EVERY
+        if self.run.device.type == "cuda":
+            every = max(every, self.training.epochs // FIGURE_SETS)
+        if done % every == 0 or done == self.training.epochs:
             for tag, figure in self.objective.figures().items():
                 events.figure(done, tag, figure)
 
@@ -301,7 +304,9 @@ class Trainer:
     def _check(self) -> None:
         self.meters.check(self.progress.epoch, self.kept())
         weights = [*self.objective.parameters(), *self.objective.student.buffers()]
-        if not torch.stack([weight.isfinite().all() for weight in weights]).all():
+        # The largest absolute value of all; of the parts it cannot overflow, as a sum of squares may.
+        largest = get_total_norm([weight for weight in weights if weight.is_floating_point()], math.inf)
+        if not largest.isfinite():
             raise RunStopped(
                 f"the weights became non-finite at epoch {self.progress.epoch}, step {self.progress.step}; "
                 f"{self.kept()}; a lower --lr or a smaller weight may help"
@@ -313,11 +318,13 @@ class Trainer:
             return "the checkpoint from before is kept"
         return "no checkpoint had been written yet"
 
-    def save_now_and_then(self) -> None:
-        if distributed.agree(distributed.rank() == 0 and time.perf_counter() - self.saved_at > SAVE_EVERY):
+    def save_after(self, seconds: float) -> None:
+        """Save if the last checkpoint is older, by the clock of the first process."""
+        if distributed.agree(distributed.rank() == 0 and time.perf_counter() - self.saved_at >= seconds):
             self.save()
 
     def save(self) -> None:
+        """Write the checkpoint, and the log of the epochs that it holds."""
         self.check()
         random, meters = distributed.all_states(random_state(self.run.device)), self.meters.states()
         one = distributed.world() == 1
@@ -333,18 +340,21 @@ class Trainer:
                 "accuracy": self.history[-1]["test_acc"] if self.history else None,
             }
         )
+        self.run.write_log(self.history)
         self.saved_at = time.perf_counter()
 
 
-def fit(
+def training_run(
     objective: Objective,
     loader: TrainLoader,
     test_set: LabelledImages,
     run: Run,
     training: ResolvedTraining,
     deployed: dict[str, Any],
-) -> list[dict[str, Any]]:
-    """Train for training.epochs epochs and return the log, a dict an epoch. Saves after every epoch and when stopped.
+    stop: StopRequest,
+) -> Steps[list[dict[str, Any]]]:
+    """Train for training.epochs epochs, yielding after each step, and return the log, a dict an epoch. Saves at the end
+    of an epoch, though not more often than every SAVE_APART seconds, at the end, and when stopped.
 
     deployed: what the checkpoints say of the network beside its weights (arch, num_classes, dataset).
 
@@ -353,16 +363,17 @@ def fit(
     """
     trainer = Trainer(objective, loader, test_set, run, training, deployed)
     trainer.resume()
+    trainer.prepare_replay()
     if training.amp == "bf16":
         warn_of_emulation(run.device)
     progress = trainer.progress
     # In the middle of an epoch the last one's point is there; at its beginning a kill may have come before the point.
     first_point = len(progress.history) + (progress.step > 0)
-    with image_files(), StopRequest() as stop, Events(run.folder, first_point) as events:
+    with image_files(), Events(run.folder, first_point) as events:
         if progress.history and progress.step == 0:
             trainer.show(events)
         while progress.epoch <= training.epochs and not distributed.agree(stop.requested):
-            if not trainer.train_one_epoch(stop):
+            if not (yield from trainer.train_one_epoch(stop)):
                 break
             trainer.end_epoch()
             trainer.show(events)
@@ -374,3 +385,16 @@ def fit(
         ends = {"hparam/last": accuracies[-1], "hparam/best": max(accuracies)}
         distributed.on_first(events.hparams, len(progress.history), run.part_of_it, ends)
     return progress.history
+
+
+def fit(
+    objective: Objective,
+    loader: TrainLoader,
+    test_set: LabelledImages,
+    run: Run,
+    training: ResolvedTraining,
+    deployed: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """A `training_run` alone, from its beginning to its end."""
+    with StopRequest() as stop:
+        return alone(training_run(objective, loader, test_set, run, training, deployed, stop), run.device)

@@ -21,15 +21,22 @@ class Meters:
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self.bad_terms = torch.zeros(len(names), device=device)
 
+    def reset(self) -> None:
+        """Begin another epoch. The tensors stay where they are in memory, here and in all that follows."""
+        self.images = 0
+        self.correct.zero_(), self.sums.zero_(), self.bad_step.fill_(-1), self.bad_terms.zero_()
+
     @torch.no_grad()
-    def update(self, step: int, loss: Tensor, terms: dict[str, Tensor], logits: Tensor, labels: Tensor) -> None:
+    def update(
+        self, step: int | Tensor, loss: Tensor, terms: dict[str, Tensor], logits: Tensor, labels: Tensor
+    ) -> None:
+        """Add a step, number `step` of the epoch from 0 on. `images`, which the host counts, is left to the caller."""
         values = torch.stack([terms[name] for name in self.names])
-        self.images += len(labels)
         self.correct += (logits.argmax(1) == labels).sum()
         self.sums += values.double() * len(labels)
         first = ~torch.isfinite(loss) & (self.bad_step < 0)
-        self.bad_terms = torch.where(first, values, self.bad_terms)
-        self.bad_step = torch.where(first, step, self.bad_step)
+        self.bad_terms.copy_(torch.where(first, values, self.bad_terms))
+        self.bad_step.copy_(torch.where(first, step, self.bad_step))
 
     def add(self, state: dict[str, Any]) -> None:
         """Add the sums of other meters of the same terms, as their `state_dict` gives them."""
@@ -82,4 +89,7 @@ class Meters:
             if isinstance(own, Tensor) and value.shape != own.shape:
                 raise ValueError(f"its meters have {name} of another shape")
         for name, own in own_state.items():
-            vars(self)[name] = state[name].to(own.device) if isinstance(own, Tensor) else state[name]
+            if isinstance(own, Tensor):
+                own.copy_(state[name])
+            else:
+                setattr(self, name, state[name])

@@ -42,6 +42,7 @@ class Objective(nn.Module):
     """
 
     label = ""
+    host_bound = ""  # why a step waits for the host, in words, so that it cannot be captured in a CUDA graph
     follows_length = False  # whether weights follow the share of the run's epochs that are done
 
     def __init__(self, student: nn.Module, weights: Mapping[str, float], amp: str = "off"):
@@ -51,6 +52,10 @@ class Objective(nn.Module):
 
     def begin(self, epoch: int) -> None:
         """Called before the first step of an epoch, and again when one is resumed."""
+
+    def host_numbers(self) -> tuple:
+        """The Python numbers that a step uses: a CUDA graph of it holds them as they were, until they change."""
+        return tuple(self.weights.items())
 
     def forward(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """images (B, 3, H, W), labels (B,), and the images' indices in the training set (B,) -> logits (B, classes),

@@ -4,6 +4,7 @@
 
     none         not at all
     batch:K      SIGKILL before the K-th batch of training images
+    late:K       the same in a run that saves at its end only, as a short one does
     int:K        SIGINT before the K-th batch of training images; term:K SIGTERM; int2:K SIGINT twice
     replace:K    SIGKILL before the K-th rename, of which every file that is written whole needs one
     half:K       SIGKILL when half of the K-th such file is written
@@ -11,12 +12,13 @@
     wait:K       before the K-th batch, wait until there is a file `go` in the current folder
     count        not at all, and print in the end how many batches, renames and such files there were
 
-The scripts know nothing of this. Chunks of clouds are small and a RipsNet is saved after every epoch, so that short
-runs have many such points.
+The scripts know nothing of this. Chunks of clouds and blocks of a teacher's outputs are small and a run is saved after
+every epoch, so that short runs have many such points.
 """
 
 import functools
 import itertools
+import math
 import os
 import resource
 import runpy
@@ -29,9 +31,10 @@ import torch
 import torch.utils.tensorboard  # noqa: F401  imported here to be there already when a process is forked from this one
 
 from dataset import EpochPlan, dataset_dict
-from helper.clouds import fitting, store
+from helper.clouds import fitting, outputs, store
 from helper.student import pictures  # noqa: F401  likewise
-from support.images import TINY
+from helper.training import loop
+from support.images import FEW, TINY
 
 
 def send(number, *arguments):
@@ -61,6 +64,7 @@ def fill_disk(*paths):
 
 POINTS = {
     "batch": (EpochPlan, "images", functools.partial(send, signal.SIGKILL)),
+    "late": (EpochPlan, "images", functools.partial(send, signal.SIGKILL)),
     "int": (EpochPlan, "images", functools.partial(send, signal.SIGINT)),
     "int2": (EpochPlan, "images", interrupt_twice),
     "term": (EpochPlan, "images", functools.partial(send, signal.SIGTERM)),
@@ -104,8 +108,11 @@ def count(kind):
 def main(point, script, *arguments):
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where the tests run
-    dataset_dict["tiny"] = TINY
-    store.CHUNK, fitting.SAVE_EVERY = 8, 0.0
+    dataset_dict["tiny"], dataset_dict["few"] = TINY, FEW
+    store.CHUNK, fitting.SAVE_EVERY, loop.SAVE_APART = 8, 0.0, 0.0
+    outputs.BLOCK, outputs.AT_ONCE["cpu"], outputs.SAVE_EVERY = 16, 5, 0.0
+    if point.startswith("late"):
+        loop.SAVE_APART = math.inf
     counts = {}
     if point == "count":
         counts = {kind: count(kind) for kind in COUNTED}

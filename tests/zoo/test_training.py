@@ -1,17 +1,19 @@
 """Every method in the training of a student: real steps on its pairs, overfitting, options, resume, deployment."""
 
 import functools
+import itertools
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from support.marks import slow_but
 from support.running import call, refused
 from torch import nn
 
 import evaluate
 import train_student
-import train_teacher
 from dataset import ImageSet, TrainLoader, dataset_dict
 from distiller_zoo import distiller_dict
 from helper.cli.parser import read
@@ -21,17 +23,26 @@ from helper.student.build import build_objective
 from helper.student.distillation import FirstStage
 from helper.student.pairs import PAIRS
 from helper.student.weights import resolve
-from helper.training.loop import make_optimizer, train_steps
+from helper.training.loop import make_optimizer
 from helper.training.meters import Meters
+from helper.training.steps import train_steps
 from models import create_model
 
 METHODS = list(distiller_dict)
 WITH_LOSS = [key for key, method in distiller_dict.items() if method.loss]
 IMAGES, BATCH = 7, 4  # an epoch is a batch of four and a short one of three
-FEW = [("resnet56", "resnet20"), ("vgg13", "MobileNetV2"), ("wrn_40_2", "ShuffleV1")]
+FEW = [("vgg13", "MobileNetV2"), ("resnet56", "resnet20"), ("wrn_40_2", "ShuffleV1")]
 TEACHER = "save_t_models/resnet8_tiny_trial1/best.pth"
 RUN = ("--path_t", TEACHER, "--model_s", "resnet8", "--dataset", "tiny", "--batch_size", 64, "--device", "cpu")
 SHORT = {"ab": ("--first_epochs", 1), "ft": ("--first_epochs", 1), "fsp": ("--first_epochs", 1)}
+
+
+@pytest.fixture
+def taught(tiny):
+    """The data set `tiny`, and an untrained teacher for it."""
+    torch.manual_seed(0)
+    content = {"model": create_model("resnet8", 4).state_dict(), "arch": "resnet8", "dataset": "tiny"}
+    checkpoint.save(Path(TEACHER), content)
 
 
 def defined(key, pair):
@@ -105,8 +116,14 @@ def step_on(key, pair, **options):
         assert list(objective.student.state_dict()) == list(create_model(pair[1]).state_dict())
 
 
-@pytest.mark.parametrize("pair", FEW, ids=" ".join)
-@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize(
+    "key, pair",
+    slow_but(
+        [(key, FEW[i % len(FEW)]) for i, key in enumerate(METHODS)],
+        itertools.product(METHODS, FEW),
+    ),
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
 def test_a_step_on_three_pairs(key, pair):
     if not defined(key, pair):
         with pytest.raises(Exception, match=f"--distill {key}: "):
@@ -137,15 +154,19 @@ def test_a_method_is_given_the_maps_before_or_after_the_relu(key, before):
 
 
 @pytest.mark.parametrize("key", METHODS)
-def test_a_step_without_topology_and_one_in_bf16(key):
+def test_a_step_without_topology(key):
     step_on(key, ("resnet20", "resnet8"), delta=0.0)
+
+
+@pytest.mark.parametrize("key", slow_but(["kd", "mlkd"], METHODS))
+def test_a_step_in_bf16(key):
     step_on(key, ("resnet20", "resnet8"), amp="bf16")
 
 
 @pytest.mark.parametrize("key", WITH_LOSS)
 def test_the_term_decreases_when_one_batch_is_overfitted(key):
     few_negatives = ("--set", "nce_k=4") if key == "crd" else ()  # as many as there are images, nearly
-    objective, first = build(key, ("resnet20", "resnet8"), delta=0.0, more=few_negatives)
+    objective, first = build(key, ("resnet8", "resnet8"), delta=0.0, more=few_negatives)
     for phase, name in ((first, "first"), (objective, "other")):
         if phase is None or name not in phase.weights:
             continue
@@ -153,18 +174,20 @@ def test_the_term_decreases_when_one_batch_is_overfitted(key):
         batch = torch.randn(IMAGES, 3, 32, 32), images().labels, torch.arange(IMAGES)
         optimizer = torch.optim.Adam([p for p in phase.parameters() if p.requires_grad], lr=2e-3)
         phase.train()
-        values = []
+        values, fallen = [], False
         for _ in range(100 if key == "crd" else 25):  # CRD's memories must turn towards each other first
             value = phase(*batch)[1][name]
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
             values.append(value.item())
-        assert sum(values[-5:]) / 5 < values[0] - 0.03 * abs(values[0]), values
+            fallen = len(values) > 5 and sum(values[-5:]) / 5 < values[0] - 0.03 * abs(values[0])
+            if fallen:
+                break
+        assert fallen, values
 
 
-def test_the_weight_rises_over_the_warm_up_and_the_log_shows_the_shares_of_it(tiny):
-    call(train_teacher, *RUN[4:], "--model", "resnet8", "--epochs", 1)
+def test_the_weight_rises_over_the_warm_up_and_the_log_shows_the_shares_of_it(taught):
     call(train_student, *RUN, "--distill", "dkd", "--warmup", 4, "--epochs", 5, "--name", "run", "--lr", 0)
     rows = checkpoint.load("save_s_models/run/last.pth")["history"]
     for row, weight in zip(rows, (0.25, 0.5, 0.75, 1.0, 1.0), strict=True):
@@ -172,10 +195,9 @@ def test_the_weight_rises_over_the_warm_up_and_the_log_shows_the_shares_of_it(ti
         assert row["share_other"] == pytest.approx(weight * row["other"] / row["loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("key", ["ab", "ft"])
-def test_a_first_stage_ends_before_training_proper(tiny, key):
+@pytest.mark.parametrize("key", slow_but(["ab"], ["ab", "ft"]))
+def test_a_first_stage_ends_before_training_proper(taught, key):
     """AB trains the student by its own loss, FT its paraphraser only; afterwards both stand as the log says."""
-    call(train_teacher, *RUN[4:], "--model", "resnet8", "--epochs", 1)
     call(train_student, *RUN, "--distill", key, "--first_epochs", 2, "--epochs", 1, "--name", "run")
     first, last = (checkpoint.load(f"save_s_models/run/{path}last.pth") for path in ("first_stage/", ""))
     assert {row["lr"] for row in first["history"]} == {0.01 if key == "ft" else 0.05}  # published
@@ -192,9 +214,8 @@ def test_a_first_stage_ends_before_training_proper(tiny, key):
         assert kept and all(torch.equal(last["objective"][name], first["objective"][name]) for name in kept)
 
 
-@pytest.mark.parametrize("key", ["crd", "simkd", "ft", "fitnet"])
-def test_a_resumed_run_is_the_run_that_never_stopped(tiny, key, monkeypatch):
-    call(train_teacher, *RUN[4:], "--model", "resnet8", "--epochs", 1)
+@pytest.mark.parametrize("key", slow_but(["simkd"], ["crd", "simkd", "ft", "fitnet"]))
+def test_a_resumed_run_is_the_run_that_never_stopped(taught, key, monkeypatch):
     options = (*RUN, "--distill", key, "--epochs", 2, *SHORT.get(key, ()))
     call(train_student, *options, "--name", "whole")
     monkeypatch.setattr(train_student.Run, "finish", lambda *_: None)
@@ -215,8 +236,7 @@ def test_a_resumed_run_is_the_run_that_never_stopped(tiny, key, monkeypatch):
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-def test_simkd_is_evaluated_and_counted_with_the_projector_and_the_teachers_classifier(tiny, capsys):
-    call(train_teacher, *RUN[4:], "--model", "resnet8", "--epochs", 1)
+def test_simkd_is_evaluated_and_counted_with_the_projector_and_the_teachers_classifier(taught, capsys):
     call(train_student, *RUN, "--distill", "simkd", "--epochs", 1, "--name", "run")
     deployed = checkpoint.load("save_s_models/run/best.pth")["model"]
     teacher = checkpoint.load(TEACHER)["model"]
@@ -250,8 +270,7 @@ def test_simkd_is_evaluated_and_counted_with_the_projector_and_the_teachers_clas
         (("--distill", "fitnets"), r"unknown method 'fitnets'.*did you mean fitnet\?"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(tiny, monkeypatch, capsys, options, message):
-    call(train_teacher, *RUN[4:], "--model", "resnet8", "--epochs", 1)
+def test_what_cannot_be_is_refused_in_one_line(taught, monkeypatch, capsys, options, message):
     line = refused(monkeypatch, capsys, train_student, *RUN, *options)
     assert re.search(message, line)
 

@@ -1,0 +1,58 @@
+"""CUDA graphs: work that is recorded once and then replayed, without the host launching each kernel anew.
+
+A graph repeats the very kernels that were recorded, on the very memory that they used. What the host computed on the
+way, such as a learning rate, is recorded as the number that it was; and nothing in it may wait for the device. So the
+work must be a function of no arguments that finds and leaves everything in tensors that stay where they are.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Protocol
+
+import torch
+
+Replay = Callable[[], None]
+
+
+class Capture(Protocol):
+    """Records what a function does, and does not do it: returns what does it."""
+
+    def __call__(self, function: Callable[[], None]) -> Replay: ...
+
+
+def cuda_capture(function: Callable[[], None]) -> Replay:
+    """On the current stream, which must not be the default one, and on which the function must have run before: the
+    first run of a kernel may load it, or choose it."""
+    graph = torch.cuda.CUDAGraph()
+    # Other threads, such as TensorBoard's, may do what this one may not while it records.
+    with torch.cuda.graph(graph, stream=torch.cuda.current_stream(), capture_error_mode="thread_local"):
+        function()
+    return graph.replay
+
+
+def capture_on(device: torch.device) -> Capture | None:
+    """How work on a device is captured; None where there are no graphs."""
+    return cuda_capture if device.type == "cuda" else None
+
+
+class Replayed:
+    """A function that runs as it is `warm_up` times, is then captured, and replayed from then on.
+
+    A call names the numbers that the function would take from the host, its `key`: it is captured anew when they
+    change. Only the last capture is kept, since these numbers, a rate that decays or a weight that rises, do not come
+    back.
+    """
+
+    def __init__(self, function: Callable[[], None], capture: Capture, warm_up: int):
+        self.function, self.capture, self.warm_up = function, capture, warm_up
+        self.key: Hashable = None
+        self.replay: Replay | None = None
+
+    def __call__(self, key: Hashable = None) -> None:
+        if self.warm_up:
+            self.warm_up -= 1
+            self.function()
+            return
+        if self.replay is None or self.key != key:
+            self.replay = None  # its memory is there for the next one
+            self.key, self.replay = key, self.capture(self.function)
+        self.replay()

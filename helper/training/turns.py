@@ -1,0 +1,94 @@
+"""Runs that take turns in one process, a step each, and end as each would alone, bit for bit.
+
+A small network leaves most of a GPU idle. Runs side by side, each with a stream of its own, fill it: while the host
+queues a step of one, those of the others run. On a CPU nothing is gained.
+"""
+
+import contextlib
+from collections.abc import Generator, Sequence
+from typing import TypeVar
+
+import torch
+
+from ..errors import UserError
+from .interrupts import StopRequest
+from .seeding import random_state, restore_random
+
+Result = TypeVar("Result")
+Steps = Generator[None, None, Result]  # yields after each step, and returns what a run gives in the end
+
+
+class Turn:
+    """One of the runs: its steps, its stream and its random numbers.
+
+    The random numbers are those of the global generators when it is made; from then on they are kept apart from those
+    of the others. name: before its messages.
+    """
+
+    def __init__(self, name: str, steps: Steps, device: torch.device):
+        self.name, self.steps, self.device = name, steps, device
+        self.random = random_state(device)
+        self.stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self.stream = torch.cuda.Stream(device)
+            self.stream.wait_stream(torch.cuda.current_stream(device))
+
+    def on_stream(self) -> contextlib.AbstractContextManager:
+        """What is queued in this context comes after what the run has queued."""
+        return contextlib.nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+
+    def take(self) -> bool:
+        """One step with the run's own random numbers; False where the run is at its end."""
+        restore_random(self.random, self.device)
+        with self.on_stream():
+            try:
+                next(self.steps)
+            except StopIteration:
+                return False
+        self.random = random_state(self.device)
+        return True
+
+    def end(self) -> None:
+        """Let what is queued elsewhere from now on come after the run."""
+        if self.stream is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self.stream)
+
+
+def alone(steps: Steps[Result], device: torch.device) -> Result:
+    """Take all steps of one run, and return what it gives."""
+    turn = Turn("", steps, device)
+    try:
+        with turn.on_stream():
+            while True:
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    return end.value
+    finally:
+        turn.end()
+
+
+def side_by_side(turns: Sequence[Turn], stop: StopRequest) -> None:
+    """Take turns until every run has ended. A run that fails says so and leaves the rest to go on.
+
+    Raises:
+        UserError: in the end, that of the first run which failed; Interrupted, after a signal, likewise. Any other
+            error is raised when the other runs have stopped as after a signal, and so are saved.
+    """
+    going, failures = list(turns), []
+    while going:
+        for turn in list(going):
+            try:
+                if turn.take():
+                    continue
+            except Exception as error:
+                failures.append(error)
+                if isinstance(error, UserError):
+                    print(f"{turn.name}: {error}", flush=True)
+                else:
+                    stop.requested = True
+            turn.end()
+            going.remove(turn)
+    unexpected = [error for error in failures if not isinstance(error, UserError)]
+    for error in unexpected + failures:
+        raise error

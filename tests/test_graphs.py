@@ -1,0 +1,462 @@
+"""Steps as CUDA graphs, as far as they can be tested without a GPU.
+
+What a capture would refuse is looked for on the meta device, where the code takes the branches of an accelerator. What
+a replay does is tested with tests/support/tape.py, which stands in for CUDA's graphs. tests/test_cuda.py has the rest.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import itertools
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from support.artefacts import artefacts
+from support.tape import HostRead, Tape, name_of, refuse_host_reads, tensors
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import ripsnet.diagrams
+import train_student
+from dataset import EpochPlan, ImageSet, TrainLoader, dataset_dict
+from distiller_zoo import distiller_dict
+from helper.cli.parser import read
+from helper.errors import Interrupted
+from helper.files import checkpoint
+from helper.files.run import Run
+from helper.settings import Clouds, Data, Loss, Repetition, ResolvedTraining, Training, plain
+from helper.student import distillation
+from helper.student.build import build_objective
+from helper.student.distillation import FirstStage
+from helper.student.weights import resolve
+from helper.training import loop
+from helper.training.graphs import Replayed
+from helper.training.loop import fit, make_optimizer
+from helper.training.meters import Meters
+from helper.training.objective import Objective
+from helper.training.steps import ReplayedSteps, step, train_steps, why_eager
+from models import create_model
+from ripsnet import ExactTopology, ImageSpec, RipsNet, RipsNetTopology, WassersteinTopology
+
+CPU, META = torch.device("cpu"), torch.device("meta")
+BATCH, IMAGES = 4, 27  # an epoch is six batches of four and a short one of three
+SPEC = ImageSpec(dim=0, sigma=0.35, sigma_rule="released", image_range=(0, 0, 1, 15), maximum=100.0)
+TOPOLOGIES = {
+    "ripsnet": lambda: RipsNetTopology([RipsNet(64)]),
+    "exact": lambda: ExactTopology([SPEC]),
+    "wasserstein": WassersteinTopology,
+}
+SMALL = {"crd": ["nce_k=8", "feat_dim=8"], "crcd": ["feat_dim=8"]}
+METHODS = [key for key in distiller_dict if key != "kd"]
+# Each of these does what no other does: plain, random numbers, an own clock, a second view, a schedule.
+FEW = ("fitnet", "crd", "ctkd", "mlkd", "norm")
+
+
+def images(count=IMAGES):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    return ImageSet(pixels, torch.arange(count) % 100, dataset_dict["cifar100"])
+
+
+@functools.cache
+def teacher_of(arch):
+    """In eval mode, with the statistics of a batch."""
+    torch.manual_seed(1)
+    model = create_model(arch).train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model(torch.randn(8, 3, 32, 32))
+    return SimpleNamespace(model=model.eval())
+
+
+def build(key="kd", topology=None, pair=("resnet8", "resnet8"), epochs=3):
+    """The objective of `train_student.py --distill <key> --topology <topology>` for fresh networks, and its images."""
+    options = ["--path_t", "", "--model_s", pair[1], "--distill", key, "--batch_size", BATCH, "--device", "cpu"]
+    options += ["--epochs", epochs]
+    if topology:
+        options += ["-d", 5, "--topology", "wasserstein"]
+    known = distiller_dict[key].options
+    if chosen := [each for each in SMALL.get(key, []) if each.split("=")[0] in known]:
+        options += ["--set", *chosen]
+    args = train_student.get_args_parser().parse_args([*map(str, options)])
+    sections = [read(args, each) for each in (Loss, Clouds, Data, Training)]
+    settings, shown = resolve(*sections, Repetition(), *pair), images()
+    torch.manual_seed(0)
+    found, _ = build_objective(settings, "", create_model(pair[1]), copy.deepcopy(teacher_of(pair[0])), shown)
+    if topology:
+        found.frozen = found.frozen._replace(topology=TOPOLOGIES[topology]())
+    return found, shown
+
+
+def training(objective, shown, capture=None, lr=0.01):
+    """What `train_steps` needs: (optimizer, meters, loader, replayed)."""
+    optimizer = make_optimizer(objective, ResolvedTraining(lr=lr))
+    meters, loader = Meters(list(objective.weights), CPU), TrainLoader(shown, BATCH, 0)
+    replayed = ReplayedSteps(objective, loader, optimizer, meters, capture) if capture else None
+    return optimizer, meters, loader, replayed
+
+
+def state_of(objective, optimizer, meters):
+    """Everything that training changes, by name."""
+    found = {f"objective {name}": tensor for name, tensor in objective.state_dict().items()}
+    for number, slots in optimizer.state_dict()["state"].items():
+        found |= {f"optimizer {number} {name}": value for name, value in slots.items()}
+    found |= {f"meters {name}": torch.as_tensor(value) for name, value in meters.state_dict().items()}
+    return {name: torch.as_tensor(0 if value is None else value).clone() for name, value in found.items()}
+
+
+def assert_equal(found, expected):
+    assert found.keys() == expected.keys()
+    different = [name for name in expected if not torch.equal(found[name], expected[name])]
+    assert not different
+
+
+# ---- what a capture refuses
+
+
+class Refusing(TorchDispatchMode):
+    """Refuses what a step on a GPU may not do in a capture: a value read by Python, a copy between devices, and a
+    tensor of the CPU that takes part, unless it is a scalar, which is handed over as a number."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs, name = kwargs or {}, name_of(function)
+        refuse_host_reads(function, (args, kwargs))
+        given = tensors((args, kwargs))
+        on_cpu = [tensor for tensor in given if tensor.device.type == "cpu"]
+        elsewhere = len(on_cpu) < len(given) or kwargs.get("device") == META
+        if elsewhere and any(tensor.dim() for tensor in on_cpu):
+            raise HostRead(f"{name} of a tensor on the CPU")
+        if elsewhere and on_cpu and name in ("_to_copy", "copy_"):
+            raise HostRead(f"{name} from the CPU")
+        if name == "_to_copy" and torch.device(kwargs.get("device") or META).type == "cpu":
+            raise HostRead("a copy to the CPU")
+        return function(*args, **kwargs)
+
+
+class RefusingNumbers(TorchFunctionMode):
+    """Refuses a tensor that is made of numbers in Python for another device: a copy, which no dispatch shows."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in (torch.tensor, torch.as_tensor) and torch.device(kwargs.get("device") or CPU) != CPU:
+            raise HostRead("a tensor made of numbers")
+        return function(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def refusing():
+    with RefusingNumbers(), Refusing():
+        yield
+
+
+@pytest.fixture
+def no_autocast(monkeypatch):
+    """Which the meta device does not have; it changes no operation that could wait."""
+    for module in (torch, distillation, loop):
+        monkeypatch.setattr(module, "autocast", lambda *_, **__: contextlib.nullcontext())
+
+
+def move(module):
+    """To the meta device, with the modules that a loss knows without training them: a tuple has them."""
+    module.to(META)
+    for each in module.modules():
+        for value in vars(each).values():
+            if isinstance(value, tuple):
+                [part.to(META) for part in value if isinstance(part, nn.Module)]
+
+
+def run_on_meta(objective, shown):
+    """Three steps of an objective on the meta device, `refusing` from the third on: the first may fill caches."""
+    whole = objective.whole[0] if isinstance(objective, FirstStage) else objective
+    for module in (objective, whole, *whole.frozen):
+        if module is not None:
+            move(module)
+    moved = ImageSet(shown.images.to(META), shown.labels.to(META), shown.info)
+    whole.strong_view = lambda epoch, pictures, indices: moved.strong_view(0, epoch, pictures, indices)
+    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trained, 0.01, 0.9, weight_decay=5e-4, foreach=True)
+    meters, plan = Meters(list(objective.weights), META), EpochPlan(moved, 0, 1)
+    cursor, places = torch.zeros((), dtype=torch.int64, device=META), torch.arange(BATCH, device=META)
+    objective.train()
+    objective.begin(1)
+    for turn in range(3):
+        with refusing() if turn == 2 else contextlib.nullcontext():
+            step(objective, objective, optimizer, meters, cursor // BATCH, *plan.at(cursor + places))
+            cursor += BATCH
+    assert any(parameter.grad is not None for parameter in trained)
+
+
+@pytest.mark.parametrize("spoil, what", [
+    (lambda x: x.sum().item(), "_local_scalar_dense"),
+    (lambda x: bool(x.sum() > 0), "_local_scalar_dense"),
+    (lambda x: x[x > 0], "index|nonzero"),
+    (lambda x: x.nonzero(), "nonzero"),
+    (lambda x: x.cpu(), "copy to the CPU"),
+    (lambda x: x + torch.ones(3), "on the CPU"),
+    (lambda x: x[torch.tensor([0, 1])], "on the CPU"),
+    (lambda x: torch.tensor([1.0, 2.0], device=META), "made of numbers"),
+    (lambda x: torch.tensor(1.0).to(META), "from the CPU"),
+])  # fmt: skip
+def test_what_waits_for_the_host_is_refused(spoil, what):
+    x = torch.zeros(3, device=META)
+    with pytest.raises(Exception, match=what), refusing():  # HostRead, or what the meta device itself refuses
+        spoil(x)
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_a_step_with_topology_waits_for_nothing(topology, no_autocast):
+    objective, shown = build(topology=topology)
+    assert not objective.host_bound
+    run_on_meta(objective, shown)
+
+
+@pytest.mark.parametrize("key", [
+    pytest.param(key, marks=[] if key in FEW else pytest.mark.slow) for key in METHODS
+])  # fmt: skip
+def test_a_step_of_every_method_waits_for_nothing_or_says_so(key, no_autocast):
+    objective, shown = build(key)
+    if key == "kdsvd":  # what its routine does on a GPU does not show here
+        assert "KD-SVD" in objective.host_bound
+        return
+    assert not objective.host_bound
+    run_on_meta(objective, shown)
+
+
+@pytest.mark.parametrize("key", ["ab", "ft", "fsp"])
+def test_a_first_stage_waits_for_nothing(key, no_autocast):
+    objective, shown = build(key)
+    run_on_meta(FirstStage(objective), shown)
+
+
+# ---- what a replay does
+
+
+@pytest.fixture
+def without_host_reads(monkeypatch):
+    """The distances of a cloud as an accelerator computes them. On a CPU another way is chosen by a look at values."""
+    monkeypatch.setattr(ripsnet.diagrams, "_distances", ripsnet.diagrams._direct_distances)
+
+
+def trained(objective, shown, tape=None, epochs=2, decay_after=1):
+    """The state after each epoch; the rate decays to a tenth after one of them."""
+    optimizer, meters, loader, replayed = training(objective, shown, tape)
+    found = []
+    for epoch in range(1, epochs + 1):
+        meters.reset()
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01 if epoch <= decay_after else 0.001
+        for _ in train_steps(objective, loader, optimizer, epoch, meters, replayed=replayed):
+            pass
+        found.append(state_of(objective, optimizer, meters))
+    return found
+
+
+def compare_replayed(make, captures, **options):
+    tape = Tape()
+    eager = trained(*make(), **options)
+    replayed = trained(*make(), tape=tape, **options)
+    for found, expected in zip(replayed, eager, strict=True):
+        assert_equal(found, expected)
+    assert tape.captures == captures and len(tape.operations) > 100
+    assert any(not torch.equal(eager[0][name], eager[1][name]) for name in eager[0] if name.startswith("objective"))
+
+
+def test_a_tape_refuses_what_a_capture_refuses():
+    x = torch.ones(3)
+    with pytest.raises(HostRead):
+        Tape()(lambda: x.sum().item())
+
+
+def test_a_tape_does_nothing_when_it_records_and_the_same_at_each_replay():
+    total, other = torch.zeros(2), torch.tensor([1.0, 2.0])
+
+    def function():
+        total.add_(other * torch.rand(2))
+
+    torch.manual_seed(0)
+    replay = Tape()(function)
+    assert not total.any()
+    replay()
+    other.mul_(10)
+    replay()
+    torch.manual_seed(0)
+    expected = torch.tensor([1.0, 2.0]) * torch.rand(2) + torch.tensor([10.0, 20.0]) * torch.rand(2)
+    torch.testing.assert_close(total, expected)
+
+
+def test_a_function_is_captured_after_its_warm_up_and_anew_when_a_number_of_the_host_changes():
+    events = []
+
+    def capture(function):
+        events.append("capture")
+        return lambda: events.append("replay")
+
+    replayed = Replayed(lambda: events.append("run"), capture, warm_up=2)
+    for rate in (0.1, 0.1, 0.1, 0.1, 0.01, 0.01):
+        replayed(rate)
+    assert events == ["run", "run", "capture", "replay", "replay", "capture", "replay", "replay"]
+
+
+def test_a_plan_that_is_drawn_anew_in_place_shows_what_a_new_one_shows():
+    shown = images()
+    plan = EpochPlan(shown, 5, 1)
+    place = plan.choices.data_ptr()
+    for epoch in (1, 2, 7):
+        plan.draw(5, epoch)
+        assert plan.choices.data_ptr() == place and (plan.seed, plan.epoch) == (5, epoch)
+        positions = torch.tensor([4, 0, 26, 4])
+        pictures, labels, indices = plan.at(positions)
+        fresh = EpochPlan(shown, 5, epoch)
+        crops = shown.crop(*(choice[positions] for choice in (fresh.order, fresh.top, fresh.left, fresh.flip)))
+        assert torch.equal(pictures, shown.normalize(crops))
+        assert torch.equal(indices, fresh.order[positions]) and torch.equal(labels, shown.labels[indices])
+
+
+def test_replayed_steps_end_as_steps_that_run_with_a_decay_and_a_short_batch():
+    """Three epochs of six whole batches, of which the first three run, and the rate decays after the second."""
+    compare_replayed(lambda: build(epochs=3), captures=2, epochs=3, decay_after=2)
+
+
+@pytest.mark.parametrize("topology", [
+    pytest.param(name, marks=[] if name == "ripsnet" else pytest.mark.slow) for name in TOPOLOGIES
+])  # fmt: skip
+def test_replayed_steps_end_as_steps_that_run_with_topology(topology, without_host_reads):
+    compare_replayed(lambda: build(topology=topology), captures=2)
+
+
+# Where weights rise, or a view's random numbers follow from the epoch, each epoch is captured, and else each rate.
+@pytest.mark.slow
+@pytest.mark.parametrize("key", [key for key in METHODS if key != "kdsvd"])
+def test_replayed_steps_end_as_steps_that_run_by_every_method(key):
+    compare_replayed(lambda: build(key), captures=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["ab", "ft", "fsp"])
+def test_a_replayed_first_stage_ends_as_one_that_runs(key):
+    def make():
+        objective, shown = build(key)
+        return FirstStage(objective), shown
+
+    compare_replayed(make, captures=2)
+
+
+@pytest.mark.parametrize("key, captures", [("kd", 1), ("dkd", 3), ("mlkd", 3)])
+def test_an_epoch_is_captured_anew_where_its_weights_or_its_views_are_others(key, captures, monkeypatch):
+    made = []
+
+    def capture(function):
+        made.append(function)
+        return function
+
+    objective, shown = build(key)
+    trained(objective, shown, capture, epochs=3, decay_after=3)
+    assert len(made) == captures
+
+
+def test_what_speaks_against_a_graph():
+    shown = images()
+    loader = TrainLoader(shown, BATCH, 0)
+    plain_objective = Objective(nn.Identity(), {"ce": 1.0})
+    assert why_eager(plain_objective, loader) == ""
+    assert "several processes" in why_eager(plain_objective, TrainLoader(shown, BATCH, 0, world=2))
+    shown.host_bound = "its images are read"
+    assert why_eager(plain_objective, loader) == "its images are read"
+    objective, _ = build(topology="exact")
+    assert objective.host_bound == ""
+    both = ExactTopology([SPEC, dataclasses.replace(SPEC, dim=1)])
+    objective.frozen = objective.frozen._replace(topology=both)
+    assert "dimension 1" in objective.host_bound
+
+
+# ---- a run
+
+
+def run_parts(name, epochs=3, resume=False):
+    """What `fit` takes for a student with RipsNet and KD, with the probe that measures it after each epoch."""
+    objective, shown = build(topology="ripsnet", epochs=epochs)
+    by_hand = ResolvedTraining(epochs=epochs, batch_size=BATCH, lr=0.01, lr_decay_epochs=(2,))
+    run = Run(Path(name), plain(by_hand), CPU, resume)
+    return objective, TrainLoader(shown, BATCH, 0), images(40), run, by_hand, {}
+
+
+def left_by(name, capture=None, resume=False):
+    """What a run leaves, whose steps are captured by `capture` or run as they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "capture_on", lambda device: capture)
+        fit(*run_parts(name, resume=resume))
+    return {Path(path).name: content for path, content in artefacts(Path(name)).items()}
+
+
+def stop_at(step, capture):
+    """A run of the name `replayed` that a signal stops when so many whole batches are done."""
+    taken, original = itertools.count(1), ReplayedSteps.__call__
+
+    def stopping(replayed):
+        original(replayed)
+        if next(taken) == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ReplayedSteps, "__call__", stopping)
+        patch.setattr(loop, "capture_on", lambda device: capture)
+        with pytest.raises(Interrupted):
+            fit(*run_parts("replayed"))
+
+
+@pytest.fixture(scope="module")
+def eager_run(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("eager"))
+        return left_by("eager")
+
+
+def test_a_replayed_run_leaves_what_one_leaves_whose_steps_run(tmp_path, monkeypatch, eager_run):
+    monkeypatch.chdir(tmp_path)
+    tape = Tape()
+    assert left_by("replayed", tape) == eager_run
+    assert tape.captures == 2
+    assert {"best.pth", "last.pth", "log.csv"} <= eager_run.keys() and "grad_top" in str(eager_run["log.csv"][-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [2, 5, 6, 9], ids=["warm-up", "replay", "before the short batch", "second epoch"])
+def test_a_replayed_run_that_is_stopped_ends_as_one_that_never_stopped(tmp_path, monkeypatch, eager_run, step):
+    monkeypatch.chdir(tmp_path)
+    stop_at(step, Tape())
+    state = checkpoint.load("replayed/last.pth")
+    assert (state["next_epoch"], state["step"]) == (1 + step // 7, step - 6 * (step // 7))
+    resumed = Tape()
+    assert left_by("replayed", resumed, resume=True) == eager_run
+    assert resumed.captures >= 1
+
+
+@pytest.mark.slow
+def test_a_run_may_go_on_without_graphs_and_with_them_again(tmp_path, monkeypatch, eager_run):
+    monkeypatch.chdir(tmp_path)
+    stop_at(5, Tape())
+    assert left_by("replayed", resume=True) == eager_run
+
+
+def test_why_steps_are_not_replayed_is_said_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    *parts, settings, deployed = run_parts("bound")
+    monkeypatch.setattr(loop, "capture_on", lambda device: Tape())
+    monkeypatch.setattr(ImageSet, "host_bound", "its images are read")
+    fit(*parts, dataclasses.replace(settings, epochs=2), deployed)
+    printed = capsys.readouterr().out
+    assert printed.count("bound: its steps are not replayed as CUDA graphs: its images are read\n") == 1
+
+
+def test_steps_are_not_replayed_where_that_is_asked_for(tmp_path, monkeypatch, eager_run):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loop, "capture_on", lambda device: lambda function: pytest.fail("captures"))
+    *parts, settings, deployed = run_parts("eager")
+    fit(*parts, dataclasses.replace(settings, eager=True), deployed)
