@@ -18,7 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from .errors import UserError
 
-TIMEOUT = timedelta(hours=2)  # the others wait as long as process 0 may take for what it does alone
+TIMEOUT = timedelta(days=1)  # the others wait as long as process 0 may take for what it does alone
 PATIENCE = timedelta(seconds=10)  # for process 0 to print what another one has found too
 SAID = "said"
 
@@ -194,7 +194,7 @@ def agree(flag: bool) -> bool:
 def parallel(module: nn.Module) -> nn.Module:
     """A module whose gradients are averaged over the processes in each backward pass. Every forward pass takes the
     buffers of process 0."""
-    if not dist.is_initialized():
+    if world() == 1:
         return module
     return nn.parallel.DistributedDataParallel(module, static_graph=True, gradient_as_bucket_view=True)
 

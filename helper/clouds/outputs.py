@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from dataset import ImageSet, LabelledImages, dataset_dict
 from models import feature_shapes, fold_batchnorm
 
+from .. import distributed
 from ..errors import Interrupted, RunStopped, UserError
 from ..files import lock
 from ..files.atomic import cannot_write, read_json, write_json
@@ -326,16 +327,21 @@ def cached_teacher(path_t: str | Path, teacher: Network, images: LabelledImages,
     if not isinstance(images, ImageSet):
         raise UserError(f"--teacher_cache: {uncached(images.info.name, -1)}; leave it out")
     files = OutputFiles(outputs_folder(path_t, images.info.name), origin_of(teacher, images))
-    if not files.is_complete:
-        _wait_for(files)
-        try:
-            files.claim({"device": device_name(images.device), "versions": versions()})
-            if not files.is_complete:
-                files.check_room()
-                files.fill(fold_batchnorm(teacher.model), images)
-        finally:
-            lock.release(files.folder)
+    distributed.on_first(_complete, files, teacher, images)
     return CachedTeacher(files.tables(), images, seed)
+
+
+def _complete(files: OutputFiles, teacher: Network, images: ImageSet) -> None:
+    if files.is_complete:
+        return
+    _wait_for(files)
+    try:
+        files.claim({"device": device_name(images.device), "versions": versions()})
+        if not files.is_complete:
+            files.check_room()
+            files.fill(fold_batchnorm(teacher.model), images)
+    finally:
+        lock.release(files.folder)
 
 
 def _wait_for(files: OutputFiles) -> None:

@@ -40,7 +40,7 @@ def objective(kind):
     return Distillation(
         student,
         teacher,
-        ResolvedLoss(**loss),
+        ResolvedLoss(kd_T=4.0, **loss),
         other=other,
         topology=WassersteinTopology() if cloud_size else None,
         cloud_size=cloud_size,
