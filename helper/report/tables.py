@@ -211,6 +211,8 @@ def comparison(published: Sequence[Row], runs: Sequence[Runs], column: str = "la
         "student trained alone.",
         f"Published: {marks}; {numbers}.",
     ]
+    if not used:
+        notes.append("Ours: not run.")
     if any(each["schedule"] for each in used):
         notes.append(SCHEDULE_NOTE)
     notes += notes_of(ours, used)
