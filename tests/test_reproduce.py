@@ -3,6 +3,7 @@ their order, and what is skipped or resumed."""
 
 import importlib
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -53,7 +54,9 @@ def dry_run(capsys):
 def parsed(words):
     """(script, its options as its own parser reads them)."""
     script, *options = words
-    return Path(script).stem, importlib.import_module(Path(script).stem).get_args_parser().parse_args(options)
+    parser = importlib.import_module(Path(script).stem).get_args_parser()
+    parser.adopt_recipe(options)
+    return Path(script).stem, parser.parse_args(options)
 
 
 def planned(table, arms=None):
@@ -120,7 +123,7 @@ def test_arm_variant_is_what_the_run_of_an_arm_has_in_its_row(name, epochs):
     for row in table.rows:
         for arm in table.arms:
             settings = student_settings(table, row, arm)
-            own = plan.own_epochs(settings.loss.distill, table.student)
+            own = plan.own_epochs(table, row, settings.loss.distill)
             parts = settings.variant.split()
             shrunk = [part for part in parts if part.startswith(("warmup", "first", "ramp"))]
             assert [part for part in parts if part not in shrunk] == arm_variant(table, row, arm).split()
@@ -172,7 +175,10 @@ def test_every_experiment_is_understood_and_its_stages_agree(name, epochs):
             assert job.folder == TEACHERS / job.name
             assert (args.name or f"{args.model}_{args.dataset}_trial{args.trial}") == job.name
             continue
-        teacher = Path(args.path_t).parent.name.split("_cifar100")[0].split("_digits")[0]
+        if script == "evaluate":
+            assert (job.folder, job.done) == (TEACHERS / job.name, args.adopt) == (args.adopt.parent, args.adopt)
+            continue
+        teacher = re.split("_cifar100|_digits|_torchvision", Path(args.path_t).parent.name)[0]
         clouds = read(args, Clouds)
         folder = clouds_folder(args.path_t, clouds)
         if script == "generate_PCD_PI":
@@ -438,7 +444,7 @@ def test_several_tables_share_what_they_have_in_common(dry_run):
             ("--table", "cifar100_homogenous"),
             "--table: unknown 'cifar100_homogenous': did you mean 'cifar100_h",
         ),
-        (("--table", "ImageNet"), "--table: ImageNet is not implemented"),
+        (("--table", "ImageNet"), "--table: unknown 'ImageNet': did you mean 'imagenet_"),
         (
             ("--table", "digits", "--row", "resnet20:resnet9"),
             "--row: unknown 'resnet20:resnet9': did you mean 'resnet2",

@@ -220,6 +220,8 @@ def comparison(published: Sequence[Row], runs: Sequence[Runs], column: str = "la
         "student trained alone.",
         f"Published: {marks}; {numbers}.",
     ]
+    if not used:
+        notes.append("Ours: not run.")
     if any(each["schedule"] for each in used):
         notes.append(SCHEDULE_NOTE)
     longer = sorted({other_epochs(row) for row in published} - {""})

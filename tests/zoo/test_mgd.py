@@ -138,4 +138,4 @@ def test_entry():
     assert (method.gamma, method.alpha, method.beta) == (1, 0, 7e-5)  # MGD's repository, for ImageNet
     assert method.options == {"mask": "channel", "rate": 0.15}
     assert method.last_map and method.trainable and method.source.startswith("assumed")
-    assert len(method.pairs) == 8 and ("ResNet50", "vgg8") in method.pairs
+    assert len(method.pairs) == 8 + 3 and ("ResNet50", "vgg8") in method.pairs  # three of ImageNet
