@@ -269,7 +269,7 @@ class CachedTeacher:
         views = self.images.views(self.seed, epoch)
         rows = views * count + torch.arange(count, device=views.device)
         for kind, table in self.tables.items():
-            if table.device == rows.device and table.device.type != "cpu":
+            if table.is_cuda:
                 torch.index_select(table, 0, rows, out=self.now[kind])
                 continue
             # In the order of the file, which a disk reads faster. `cpu` waits until `staged` has been copied before.
