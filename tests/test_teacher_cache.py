@@ -214,11 +214,12 @@ METHODS = {
     "KD": (),
     "TopKD-wasserstein": ("-d", 5, "--topology", "wasserstein"),
     "layer 0": ("-d", 0.01, "--topology", "wasserstein", "--tda_layer_t", 0, "--tda_layer_s", -3),
-    "CRD": ("--distill", "crd", "--set", "nce_k=16"),
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=pytest.mark.slow if "Top" in name else ()) for name in METHODS]
+)
 def test_a_student_with_the_cache_follows_one_without(ready, monkeypatch, method):
     train(*METHODS[method], name="without")
     monkeypatch.setattr(outputs.OutputFiles, "fill", None)  # fails when called
@@ -359,6 +360,17 @@ def test_a_file_that_has_been_cut_is_completed(ready, filled, kind):
     cached(ready)
     for name in outputs.KINDS:
         assert (FOLDER / f"{name}.npy").read_bytes() == (filled / FOLDER / f"{name}.npy").read_bytes()
+
+
+def test_a_file_of_another_shape_is_refused(ready):
+    table = np.load(FOLDER / "pooled.npy")
+    np.save(FOLDER / "pooled.npy", table.reshape(2 * len(table), 32))
+    with pytest.raises(UserError, match="pooled.npy: not a table of 1260 rows of 64 float32 numbers; remove"):
+        cached(ready)
+
+
+def test_the_files_are_those_that_numpy_reads(ready):
+    assert np.load(FOLDER / "pooled.npy").tobytes() == cached(ready).tables["pooled"].numpy().tobytes()
 
 
 def test_a_table_that_is_complete_is_read_without_writing(ready):
