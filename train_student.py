@@ -15,7 +15,8 @@
 To go on to more epochs, a student needs a --name from the start, since the epochs stand in the name that it is given.
 
 --teacher_cache serves what reads the teacher's logits and pooled vector alone, on images that are kept on the device.
-The table lies beside the teacher's checkpoint; a student by it differs from one without in the last digits.
+The table lies beside the teacher's checkpoint, and holds every image in its 162 views: it pays where the epochs of all
+students and the passes of stage 2 are more. A student by the table differs from one without in the last digits.
 
 With a topology term and no --alpha, the pair's value is taken from helper/student/pairs.py. All methods with one --seed
 start from equal weights and see equal batches. Writes save_s_models/<run>/ (best.pth, last.pth, log.csv, args.json,

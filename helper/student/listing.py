@@ -62,6 +62,8 @@ def _about(method: Method) -> list[str]:
         lines.append("weights that follow the epochs")
     if method.strong:
         lines.append("a second, strongly augmented view")
+    if method.reads_outputs_alone:
+        lines.append("--teacher_cache serves it")
     if method.student is not None:
         lines.append("replaces part of the student")
     return lines
