@@ -18,7 +18,7 @@ import pytest
 import torch
 from support.artefacts import artefacts
 from support.running import work_in
-from support.tape import HostRead, Tape, name_of, refuse_host_reads, tensors
+from support.tape import HostRead, Recording, Tape, name_of, refuse_host_reads, tensors
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -268,9 +268,22 @@ def trained(objective, shown, tape=None, epochs=2, decay_after=1):
     return found
 
 
-def compare_replayed(make, captures, **options):
+def held(function):
+    """In place of a capture: each step runs, and every tensor that it makes is held for its time, as a tape does.
+
+    Autograd adds gradients in place unless somebody holds them, and the layout of a sum may depend on that.
+    """
+
+    def run():
+        with Recording():
+            function()
+
+    return run
+
+
+def compare_replayed(make, captures, eager_by=None, **options):
     tape = Tape()
-    eager = trained(*make(), **options)
+    eager = trained(*make(), eager_by, **options)
     replayed = trained(*make(), tape=tape, **options)
     for found, expected in zip(replayed, eager, strict=True):
         assert_equal(found, expected)
@@ -345,7 +358,7 @@ def test_replayed_steps_end_as_steps_that_run_with_topology(topology, without_ho
 @pytest.mark.slow
 @pytest.mark.parametrize("key", [key for key in METHODS if key != "kdsvd"])
 def test_replayed_steps_end_as_steps_that_run_by_every_method(key, without_host_reads):
-    compare_replayed(lambda: build(key), captures=2)
+    compare_replayed(lambda: build(key), captures=2, eager_by=held if key == "reviewkd" else None)
 
 
 @pytest.mark.slow
@@ -542,7 +555,7 @@ def test_students_that_are_stopped_side_by_side_are_all_saved_and_go_on(in_stage
         with pytest.raises(Interrupted, match="stopped in epoch 2 after . steps"):
             students("topkd", (1, 2))
     states = [checkpoint.load(path) for path in Path("save_s_models").glob("*/last.pth")]
-    assert sorted((state["next_epoch"], state["step"]) for state in states) == [(2, 2), (2, 3)]
+    assert sorted((state["next_epoch"], state["step"]) for state in states) == [(2, 3), (2, 3)]
     assert students("topkd", (1, 2), "--resume") == expected
 
 
@@ -567,7 +580,7 @@ def test_a_student_that_fails_leaves_the_others_whole(in_stages, monkeypatch, ca
         assert "trial1: trial 1 went wrong" in capsys.readouterr().out
     else:
         (saved,) = Path("save_s_models").glob("*trial2/last.pth")
-        assert not whole and checkpoint.load(saved)["next_epoch"] == 2
+        assert not whole and checkpoint.load(saved)["next_epoch"] == 3
 
 
 def test_random_numbers_of_runs_side_by_side_are_their_own():
@@ -595,4 +608,4 @@ def test_random_numbers_of_runs_side_by_side_are_their_own():
 ])  # fmt: skip
 def test_trials_that_are_not_runs_of_their_own_are_refused(options, message):
     with pytest.raises(UserError, match=message):
-        train_student.main(train_student.get_args_parser().parse_args([*STUDENT.split(), *options]))
+        train_student.main(train_student.get_args_parser().parse_args([*STUDENT.replace("noise", "cifar100").split(), *options]))
