@@ -6,7 +6,7 @@ queues a step of one, those of the others run. On a CPU nothing is gained.
 
 import contextlib
 from collections.abc import Generator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -54,14 +54,13 @@ class Turn:
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
 
 
-def alone(steps: Steps[Result], device: torch.device) -> Result:
+def alone(turn: Turn) -> Any:
     """Take all steps of one run, and return what it gives."""
-    turn = Turn("", steps, device)
     try:
         with turn.on_stream():
             while True:
                 try:
-                    next(steps)
+                    next(turn.steps)
                 except StopIteration as end:
                     return end.value
     finally:
