@@ -4,13 +4,12 @@ import functools
 import itertools
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from support.marks import slow_but
 from support.running import call, refused
-from torch import nn
+from support.zoo import teacher_of
 
 import evaluate
 import train_student
@@ -23,6 +22,7 @@ from helper.student.build import build_objective
 from helper.student.distillation import FirstStage
 from helper.student.pairs import PAIRS
 from helper.student.weights import resolve
+from helper.training import loop
 from helper.training.loop import make_optimizer
 from helper.training.meters import Meters
 from helper.training.steps import train_steps
@@ -32,7 +32,7 @@ METHODS = list(distiller_dict)
 WITH_LOSS = [key for key, method in distiller_dict.items() if method.loss]
 IMAGES, BATCH = 7, 4  # an epoch is a batch of four and a short one of three
 FEW = [("vgg13", "MobileNetV2"), ("resnet56", "resnet20"), ("wrn_40_2", "ShuffleV1")]
-# Of all methods on these pairs: what each way of reading the networks, or of replacing a part of them, needs of a pair.
+# What is not slow: a method for each way of reading the networks, or of replacing a part of them, and a refusal.
 QUICK = [
     *((key, FEW[0]) for key in ("kd", "mgd")),
     *((key, FEW[1]) for key in ("fsp", "semckd", "crd")),
@@ -53,19 +53,6 @@ def taught(tiny):
 
 def defined(key, pair):
     return distiller_dict[key].pairs is None or pair in distiller_dict[key].pairs
-
-
-@functools.cache
-def teacher_of(arch):
-    """With the running statistics of a batch: without, the features of deep networks grow beyond all bounds."""
-    torch.manual_seed(1)
-    model = create_model(arch).train()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        model(torch.randn(16, 3, 32, 32))
-    return SimpleNamespace(model=model.eval())
 
 
 @functools.cache
@@ -219,6 +206,7 @@ def test_a_first_stage_ends_before_training_proper(taught, key):
 
 @pytest.mark.parametrize("key", slow_but(["simkd"], ["crd", "simkd", "ft", "fitnet"]))
 def test_a_resumed_run_is_the_run_that_never_stopped(taught, key, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_APART", 0.0)  # a checkpoint after every epoch
     options = (*RUN, "--distill", key, "--epochs", 2, *SHORT.get(key, ()))
     call(train_student, *options, "--name", "whole")
     monkeypatch.setattr(train_student.Run, "finish", lambda *_: None)
