@@ -201,6 +201,7 @@ def test_fitting_stops_after_patience_epochs_without_a_better_loss_and_keeps_the
     assert not torch.equal(seen[3]["layer1.linear.weight"], seen[6]["layer1.linear.weight"])
 
 
+@pytest.mark.slow
 def test_a_ripsnet_learns_eight_clouds_by_heart():
     files, clouds, _ = random_set(8)
     spec = {"dim": 0, "sigma": 0.5, "image_range": [0, 0, 0, 6], "maximum": 1}

@@ -227,12 +227,8 @@ class Fitting:
                 group["capturable"] = self.step.on_cuda  # the run may have begun on another device; decides where
             self.step.optimizer.load_state_dict(state["optimizer"])  # counters go
             self.progress.load_state_dict(state)
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"{self.run.folder}: its checkpoint does not fit this run ({reason}); give the old options, or remove "
-                "the folder"
-            ) from None
+        except checkpoint.MISFITS as error:
+            raise checkpoint.misfit(self.run.folder, error) from None
         self.best, self.best_model, self.waited = state["best"], state["best_model"], state["waited"]
         self.saved_epoch = self.progress.epoch
         self.run.write_log(self.progress.history)
