@@ -3,6 +3,7 @@
     python evaluate.py --path save_s_models/<run>/best.pth
     python evaluate.py --path resnet56_vanilla/ckpt_epoch_240.pth --model resnet56    # the file names none
     ... --adopt save_t_models/resnet56_vanilla/best.pth   # and write it in this project's format, as a teacher
+    ... --merge --adopt merged/best.pth       # a student of NORM as the plain network of the same logits
     python evaluate.py --path save_s_models/<run>/best.pth --path_t save_t_models/<run>/best.pth
     ... --topology bottleneck wasserstein     # distances of the persistence diagrams of both
     ... --topology images --ripsnet           # of their exact images (stage 2 first), and RipsNet's R^2 (stage 3 first)
@@ -30,7 +31,7 @@ from helper.data import class_names, load_data
 from helper.errors import UserError
 from helper.files.atomic import write_json
 from helper.files.provenance import command, device_name, git_commit, versions
-from helper.networks import load_network
+from helper.networks import load_network, merged
 from helper.report.evaluation import (
     DIAGRAM_DISTANCES,
     Comparison,
@@ -67,6 +68,12 @@ def get_args_parser() -> Parser:
         help="write the network, with its architecture, data set and the accuracy measured, to a new file of this "
         "project's format, such as save_t_models/<name>/best.pth",
     )
+    parser.add_argument(
+        "--merge",
+        action="store_true",
+        help="score, and write with --adopt, the plain network of the same logits, where a method's part of the "
+        "student can be merged into its classifier: NORM's before the pooling",
+    )
     parser.add_settings("teacher", Teacher, path_t=None)
     comparison = parser.add_argument_group("comparison with the teacher's topology")
     comparison.add_argument(
@@ -101,8 +108,10 @@ def main(args) -> None:
     data, asked = read(args, Data), comparison_of(args)
     check_options(args, asked)
     network = load_network(args.path, args.model, "--model", data.device, data.dataset)
+    if args.merge:
+        network = merged(network, args.path)
     if args.adopt is not None:
-        check_adoption(args.adopt, network, args.path)
+        check_adoption(args.adopt, network, args.path, args.merge)
     teacher = load_network(args.path_t, args.model_t, "--model_t", data.device, data.dataset) if args.path_t else None
     _, test_set = load_data(data)
     names = class_names(data)

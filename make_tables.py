@@ -1,7 +1,7 @@
 """Tables of results: runs that have finished, beside what was published.
 
     python make_tables.py                           # results/runs/*.csv and results/published.csv -> results/tables.md
-    python make_tables.py --into results/README.md  # and the CIFAR-100 tables into a file, between two marker lines
+    python make_tables.py --into results/README.md  # and the main tables into a file, between two marker lines
     python make_tables.py --runs results/demo/results/runs --out results/demo/tables.md
 
 A LaTeX file is written beside the Markdown one; it needs the packages booktabs and adjustbox. The published pairs come
@@ -26,6 +26,7 @@ from helper.report.results import read_published, read_runs, repetitions
 from helper.report.tables import ablations, all_details, brief, comparisons
 
 PUBLISHED = RESULTS / "published.csv"
+SHOWN = ("cifar100", "imagenet")  # data sets of --into
 
 
 def get_args_parser() -> Parser:
@@ -62,7 +63,8 @@ def main(args) -> None:
     text = markdown_page(tables) + "\n"
     files = [("--out", args.out, text), ("--out", args.out.with_suffix(".tex"), latex_page(tables) + "\n")]
     if args.into is not None:
-        content = between_markers(args.into, markdown_page(brief(published, runs, "cifar100"), level=3))
+        short = [table for dataset in SHOWN for table in brief(published, runs, dataset)]
+        content = between_markers(args.into, markdown_page(short, level=3))
         files.append(("--into", args.into, content))
     for option, path, content in files:
         write_bytes(path, content.encode(), option)

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import torch
 
+from dataset import dataset_dict
 from helper.cli.parser import Parser, run
 from helper.cli.types import device, number, positive
 from helper.data import load_data
@@ -116,7 +117,7 @@ def main(args) -> None:
     at_once = args.jobs or max(1, len(gpus) // (args.nproc or 1))
     ray = connect(args.ray) if args.ray else None
     if at_once > 1 or ray is not None:  # a download is for one process alone
-        for dataset in {table.dataset for table in tables}:
+        for dataset in {table.dataset for table in tables if dataset_dict[table.dataset].load}:
             load_data(Data(dataset=dataset, data_dir=args.data_dir, device=torch.device("cpu")))
     print(f"{sum(job.finished for job in jobs)} of {len(jobs)} jobs are finished", flush=True)
     if ray is None:

@@ -9,13 +9,15 @@
     ... --distill crd                 # another method, by its published settings;  -d 5 adds topology to it
     ... --distill fitnet --set hint=3 # with an option of its own
     ... --teacher_cache               # the teacher's outputs from a table, computed once for all its students
+    ... --trial 1 2 3                 # three seeds side by side in one process, which fills a GPU; each ends as alone
     python train_student.py --list    # the methods, their settings, options and pairs
     python train_student.py --config save_s_models/<run>/args.json --trial 2    # the same options again, another seed
 
 To go on to more epochs, a student needs a --name from the start, since the epochs stand in the name that it is given.
 
 --teacher_cache serves what reads the teacher's logits and pooled vector alone, on images that are kept on the device.
-The table lies beside the teacher's checkpoint; a student by it differs from one without in the last digits.
+The table lies beside the teacher's checkpoint, and holds every image in its 162 views: it pays where the epochs of all
+students and the passes of stage 2 are more. A student by the table differs from one without in the last digits.
 
 With a topology term and no --alpha, the pair's value is taken from helper/student/pairs.py. All methods with one --seed
 start from equal weights and see equal batches. Writes save_s_models/<run>/ (best.pth, last.pth, log.csv, args.json,
@@ -26,19 +28,36 @@ import helper.cli.early  # noqa: F401
 
 # isort: split
 
+import argparse
+from typing import Any, NamedTuple
+
+from dataset import LabelledImages
 from helper.cli.parser import Listing, Parser, read, run
-from helper.cli.types import model, model_help
+from helper.cli.types import model, model_help, number
 from helper.data import load_data, num_classes, train_loader
+from helper.errors import UserError
 from helper.files.paths import STUDENTS
 from helper.files.run import Run, results_row
-from helper.networks import load_network
-from helper.settings import Clouds, Data, Loss, Repetition, Teacher, Training, plain
+from helper.networks import Network, load_network
+from helper.settings import (
+    WHOLE,
+    Clouds,
+    Data,
+    Loss,
+    Repetition,
+    ResolvedRepetition,
+    Teacher,
+    Training,
+    plain,
+)
 from helper.student.build import build_objective, build_student, check_processes
-from helper.student.distillation import FirstStage
+from helper.student.distillation import Distillation, FirstStage
 from helper.student.listing import listing
 from helper.student.names import method_name, student_name
 from helper.student.weights import StudentSettings, resolve
-from helper.training.loop import fit
+from helper.training.interrupts import StopRequest
+from helper.training.loop import training_run
+from helper.training.turns import Steps, Turn, alone, side_by_side
 
 
 def get_args_parser() -> Parser:
@@ -50,14 +69,70 @@ def get_args_parser() -> Parser:
     parser.add_settings("clouds and images", Clouds)
     parser.add_settings("data and device", Data)
     parser.add_settings("training", Training)
-    parser.add_settings("run", Repetition)
+    group = parser.add_argument_group("run")
+    group.add_argument(
+        "--trial",
+        type=number(WHOLE),
+        nargs="+",
+        action=Trials,
+        default=1,
+        help="number of the repetition, part of the run's name; of several, each is a run of its own, and they are "
+        "trained side by side in this process (default: %(default)s)",
+    )
+    group.set_defaults(trials=None)
+    parser.add_settings("repetition", Repetition, without=("trial",))
     parser.add_config()
     return parser
 
 
+class Trials(argparse.Action):
+    """`trials` are the numbers of --trial, and `trial` the first of them."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        namespace.trials, namespace.trial = values, values[0]
+
+
+class Student(NamedTuple):
+    """A student that is ready to be trained, and what its row says of it."""
+
+    settings: StudentSettings
+    run: Run
+    options: dict[str, Any]
+    teacher: Network
+    objective: Distillation
+    ripsnet_r2: float | None
+    sets: tuple[LabelledImages, LabelledImages]
+    about: dict[str, Any]
+
+
 def main(args) -> None:
-    loss, clouds, data = read(args, Loss), read(args, Clouds), read(args, Data)
-    training, repetition = read(args, Training), read(args, Repetition).resolved()
+    trials = args.trials or [args.trial]
+    check_trials(args, trials)
+    stop, turns, sets = StopRequest(), [], None
+    for trial in trials:
+        before = f"trial {trial}, " if len(trials) > 1 else ""
+        student = prepare(args, read(args, Repetition, trial=trial).resolved(), sets)
+        sets = student.sets
+        turns.append(Turn(student.run.name, training(student, before, stop), args.device))
+    with stop:
+        if len(turns) == 1:
+            alone(turns[0])
+        else:
+            side_by_side(turns, stop)
+
+
+def check_trials(args, trials: list[int]) -> None:
+    if len(set(trials)) < len(trials):
+        raise UserError(f"--trial: found {' '.join(map(str, trials))}, in which a trial is duplicated")
+    for option in ("name", "seed"):
+        if len(trials) > 1 and getattr(args, option) is not None:
+            raise UserError(f"--{option}: has no effect on {len(trials)} trials, which need one each; leave it out")
+
+
+def prepare(args, repetition: ResolvedRepetition, sets: tuple[LabelledImages, LabelledImages] | None) -> Student:
+    """sets: of images, where they have been loaded already; a teacher is loaded for each student, as random numbers
+    are drawn meanwhile."""
+    loss, clouds, data, training = read(args, Loss), read(args, Clouds), read(args, Data), read(args, Training)
     classes, device = num_classes(args.dataset), args.device
     student = build_student(args.model_s, classes, repetition.seed, device)  # first: the same for every method
     teacher = load_network(args.path_t, args.model_t, "--model_t", device, args.dataset)
@@ -68,14 +143,12 @@ def main(args) -> None:
     options = {**plain(read(args, Teacher)), "model_s": args.model_s, **plain(*values)}
     name = repetition.name or student_name(settings)
     student_run = Run(STUDENTS / name, options, device, repetition.resume)
-    train_set, test_set = load_data(settings.data)
-    objective, ripsnet_r2 = build_objective(settings, args.path_t, student, teacher, train_set)
+    sets = sets or load_data(settings.data)
+    objective, ripsnet_r2 = build_objective(settings, args.path_t, student, teacher, sets[0])
     print(
         f"{student_run.name}: {summary(settings, objective.weights)}; teacher {teacher.arch} {known(teacher)}",
         flush=True,
     )
-
-    loader, first = train_loader(train_set, settings.training.batch_size, repetition.seed), []
     about = {"arch": args.model_s, "num_classes": classes, "dataset": args.dataset}
     if objective.student is not student:
         about["replaced"] = {
@@ -84,11 +157,28 @@ def main(args) -> None:
             "options": settings.options,
         }
     student_run.hold()
+    return Student(settings, student_run, options, teacher, objective, ripsnet_r2, sets, about)
+
+
+def training(student: Student, before: str, stop: StopRequest) -> Steps[None]:
+    """Train a student and write its row; yields after each step. before: of the lines that say how far it is."""
+    settings, student_run, objective, (train_set, test_set) = (
+        student.settings,
+        student.run,
+        student.objective,
+        student.sets,
+    )
+    repetition, first = settings.repetition, []
+    loader = train_loader(train_set, settings.training.batch_size, repetition.seed)
     if settings.loss.first_epochs:
         own = settings.first_training
-        first_run = Run(student_run.folder / "first_stage", options | plain(own), device, repetition.resume)
-        first = fit(FirstStage(objective), loader, test_set, first_run, own, about)
-    history = fit(objective, loader, test_set, student_run, settings.training, about)
+        options = student.options | plain(own)
+        first_run = Run(student_run.folder / "first_stage", options, student_run.device, repetition.resume)
+        stage = FirstStage(objective)
+        stage.label = before + stage.label
+        first = yield from training_run(stage, loader, test_set, first_run, own, student.about, stop)
+    objective.label = before
+    history = yield from training_run(objective, loader, test_set, student_run, settings.training, student.about, stop)
     student_run.finish(
         history,
         results_row(
@@ -96,11 +186,11 @@ def main(args) -> None:
             method=method_name(settings),
             variant=settings.variant,
             schedule=settings.schedule,
-            student=args.model_s,
-            teacher=teacher.arch,
-            teacher_acc=teacher.accuracy,
-            teacher_sha256=teacher.sha256,
-            ripsnet_r2=ripsnet_r2,
+            student=settings.student,
+            teacher=student.teacher.arch,
+            teacher_acc=student.teacher.accuracy,
+            teacher_sha256=student.teacher.sha256,
+            ripsnet_r2=student.ripsnet_r2,
             first_stage=first,
             without_effect=settings.without_effect,
         ),

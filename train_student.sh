@@ -39,6 +39,7 @@ LR_DECAY_EPOCHS=${LR_DECAY_EPOCHS:-150,180,210}
 BATCH_SIZE=${BATCH_SIZE:-64}        # also the points in a cloud
 LR=${LR:-}                          # empty: 0.01 for MobileNetV2 and the ShuffleNets, 0.05 otherwise
 RIPSNET_EPOCHS=${RIPSNET_EPOCHS:-25000}   # at most
+TEACHER_CACHE=${TEACHER_CACHE:-}    # 1: stage 2 and the students read a table of the teacher's outputs
 
 # Calls a program with what stages 2, 3 and 4 must agree on.
 stage() {
@@ -53,7 +54,7 @@ if [ "$DELTA" = 0 ]; then
     TOPOLOGY=
 fi
 case $TOPOLOGY in ripsnet | exact)
-    stage generate_PCD_PI.py --passes "$PASSES"
+    stage generate_PCD_PI.py --passes "$PASSES" ${TEACHER_CACHE:+--teacher_cache}
 esac
 if [ "$TOPOLOGY" = ripsnet ]; then
     stage train_ripsnet.py --operator "$OPERATOR" --epochs "$RIPSNET_EPOCHS" --resume
@@ -63,5 +64,6 @@ for trial in $TRIALS; do
     stage train_student.py --model_s "$MODEL_S" --trial "$trial" --resume \
         --distill "$DISTILL" ${GAMMA:+-r "$GAMMA"} ${ALPHA:+-a "$ALPHA"} ${BETA:+-b "$BETA"} ${DELTA:+-d "$DELTA"} \
         ${TOPOLOGY:+--topology "$TOPOLOGY"} --operator "$OPERATOR" \
-        --epochs "$EPOCHS" --lr_decay_epochs "$LR_DECAY_EPOCHS" ${LR:+--lr "$LR"} "$@"
+        --epochs "$EPOCHS" --lr_decay_epochs "$LR_DECAY_EPOCHS" ${LR:+--lr "$LR"} \
+        ${TEACHER_CACHE:+--teacher_cache} "$@"
 done

@@ -17,6 +17,8 @@ each image (`student.strong.logits`), and `Method(student=...)` for a part that 
 """
 
 import difflib
+from collections.abc import Mapping
+from typing import Any
 
 from .ab import AB
 from .at import AT
@@ -33,7 +35,7 @@ from .ft import FT
 from .kd import KD
 from .kdsvd import KDSVD
 from .logit_standardization import standardize
-from .method import ABSENT, Batch, ByPair, FirstStaged, Method, Output, Pair, classifier, forward
+from .method import ABSENT, AS_CIFAR, Batch, ByPair, FirstStaged, Method, Output, Pair, classifier, forward
 from .mgd import MGD
 from .mlkd import MLKD
 from .norm import NORM, NORMStudent
@@ -50,6 +52,7 @@ from .vid import VID
 
 __all__ = [
     "ABSENT",
+    "AS_CIFAR",
     "KD",
     "Batch",
     "FirstStaged",
@@ -132,6 +135,29 @@ CRCD_UNEQUAL_WIDTHS: ByPair = {
     )
 }
 
+# ImageNet's pairs. No source has MobileNetV2, whose name some printed for MobileNetV1: it takes the latter's values.
+RESNET18 = ("resnet34_imagenet", "resnet18_imagenet")
+MOBILENETV1 = ("resnet50_imagenet", "mobilenetv1_imagenet")
+MOBILENETV2 = ("resnet50_imagenet", "mobilenetv2_imagenet")
+MDISTILLER = "published: mdistiller's configurations for ImageNet"
+
+
+def imagenet(source: str, resnet18: Mapping[str, Any], mobilenet: Mapping[str, Any] | None) -> ByPair:
+    """The values of one source for ImageNet's pairs. mobilenet: None where it has none for them."""
+    found: ByPair = {RESNET18: {"source": source, **resnet18}}
+    if mobilenet is not None:
+        found[MOBILENETV1] = {"source": source, **mobilenet}
+        found[MOBILENETV2] = {**mobilenet, "source": "assumed: as for MobileNetV1"}
+    return found
+
+
+KD_IMAGENET = {"gamma": 0.5, "alpha": 0.5, "kd_T": 1.0}
+DIST_IMAGENET = {"beta": 2.0, "inter": 1.0, "intra": 1.0, "kd_T": 1.0}
+MLKD_IMAGENET = {"gamma": 0.5, "ce": 0.5, "kd": 0.5, "kd_T": 1.0}
+DKD_IMAGENET = {"kd_T": 1.0, "warmup": 1}
+OFD_IMAGENET = {"beta": 1e-4, "source": "assumed: mdistiller's for ResNet-50 > MobileNetV1, of the last three stages"}
+NORM_IMAGENET = {"schedule": {"other": ((0.05, 0.1), (0.15, 0.5), (0.6, 0.9), (0.8, 0.5), (1.0, 0.1))}}
+
 distiller_dict: dict[str, Method] = {
     "kd": Method(
         "KD",
@@ -140,6 +166,7 @@ distiller_dict: dict[str, Method] = {
         alpha=0.9,
         beta=0.0,
         source=f"{REPDISTILLER}, mdistiller",
+        by_pair=imagenet(MDISTILLER, KD_IMAGENET, KD_IMAGENET),
         standardized={"alpha": 9.0, "source": STANDARDIZATION},
     ),
     "fitnet": Method(
@@ -151,7 +178,17 @@ distiller_dict: dict[str, Method] = {
         features=slice(0, -1),
         trainable=True,
     ),
-    "at": Method("AT", "Zagoruyko and Komodakis, ICLR 2017", AT, beta=1000.0, source=REPDISTILLER, features=STAGES),
+    "at": Method(
+        "AT",
+        "Zagoruyko and Komodakis, ICLR 2017",
+        AT,
+        beta=1000.0,
+        source=REPDISTILLER,
+        by_pair=imagenet(
+            MDISTILLER, {}, {"source": "assumed: mdistiller's for ImageNet, where it compares other stages"}
+        ),
+        features=STAGES,
+    ),
     "sp": Method("SP", "Tung and Mori, ICCV 2019", SP, beta=3000.0, source=REPDISTILLER, features=(-2,), relates=True),
     "cc": Method(
         "CC", "Peng et al., ICCV 2019", CC, beta=0.02, source=REPDISTILLER, features=(-1,), trainable=True, relates=True
@@ -209,6 +246,7 @@ distiller_dict: dict[str, Method] = {
         CRD,
         beta=0.8,
         source=REPDISTILLER,
+        by_pair=imagenet(MDISTILLER, {}, {}),
         features=(-1,),
         trainable=True,
         relates=True,
@@ -220,6 +258,7 @@ distiller_dict: dict[str, Method] = {
         OFD,
         beta=0.001,
         source="published: mdistiller",
+        by_pair=imagenet(MDISTILLER, OFD_IMAGENET, OFD_IMAGENET),
         features=STAGES,
         preact_s=True,
         preact_t=True,
@@ -251,7 +290,12 @@ distiller_dict: dict[str, Method] = {
         ReviewKD,
         beta=5.0,
         source="published: ReviewKD's script",
-        by_pair=REVIEWKD,
+        by_pair=REVIEWKD
+        | imagenet(
+            MDISTILLER,
+            {"beta": 1.0, "warmup": 1},
+            {"beta": 8.0, "warmup": 1, "width": 256, "source": f"{MDISTILLER}; the width: ReviewKD's script"},
+        ),
         elsewhere="assumed: ReviewKD's most frequent weight",
         features=slice(1, None),
         preact_t=True,
@@ -272,7 +316,7 @@ distiller_dict: dict[str, Method] = {
         "Zhao et al., CVPR 2022",
         DKD,
         source="published: mdistiller",
-        by_pair=DKD_NCKD,
+        by_pair=DKD_NCKD | imagenet(MDISTILLER, DKD_IMAGENET | {"nckd": 0.5}, DKD_IMAGENET | {"nckd": 2.0}),
         elsewhere="published: mdistiller's default",
         standardized={"beta": 9.0, "source": STANDARDIZATION, "elsewhere": STANDARDIZATION},
         warmup=20,
@@ -283,6 +327,7 @@ distiller_dict: dict[str, Method] = {
         DIST,
         source="published: the authors' configuration for CIFAR-100",
         relates=True,
+        by_pair=imagenet("published: the authors' configuration for ImageNet", DIST_IMAGENET, DIST_IMAGENET),
     ),
     "catkd": Method(
         "CAT-KD",
@@ -300,7 +345,8 @@ distiller_dict: dict[str, Method] = {
         CRCD,
         alpha=0.9,
         source=CRCD_ASSUMED,
-        by_pair=CRCD_UNEQUAL_WIDTHS,
+        by_pair=CRCD_UNEQUAL_WIDTHS
+        | {pair: {"gradient": "contrast", "source": AS_CIFAR} for pair in (MOBILENETV1, MOBILENETV2)},
         elsewhere=CRCD_ASSUMED,
         features=(-1,),
         trainable=True,
@@ -314,9 +360,10 @@ distiller_dict: dict[str, Method] = {
         MGD,
         beta=7e-5,
         source="assumed: the weight published for ImageNet, none is for CIFAR-100",
+        by_pair=imagenet("published: MGD's configurations", {}, {}),
         last_map=True,
         trainable=True,
-        pairs=EQUAL_SIZES,
+        pairs=(*EQUAL_SIZES, RESNET18, MOBILENETV1, MOBILENETV2),
     ),
     "ctkd": Method(
         "CTKD",
@@ -325,10 +372,12 @@ distiller_dict: dict[str, Method] = {
         gamma=0.1,
         beta=0.9,
         source="published: CTKD's script",
-        by_pair={("resnet56", "resnet20"): {"ramp": 10}},
+        by_pair={("resnet56", "resnet20"): {"ramp": 10}}
+        | imagenet("published: CTKD's script (120 epochs)", {"gamma": 1.0, "beta": 1.0, "ramp": 5}, None),
         elsewhere="assumed: CTKD's script for resnet56 > resnet20",
         trainable=True,
         own_T=True,
+        in_epochs=("ramp",),
     ),
     "mlkd": Method(
         "MLKD",
@@ -336,6 +385,7 @@ distiller_dict: dict[str, Method] = {
         MLKD,
         gamma=0.1,
         source="published: MLKD's configurations (which train for longer)",
+        by_pair=imagenet("published: MLKD's configurations (batches of 512)", MLKD_IMAGENET, MLKD_IMAGENET),
         strong=True,
         relates=True,
     ),
@@ -345,7 +395,12 @@ distiller_dict: dict[str, Method] = {
         NORM,
         gamma=0.1,
         source="published: NORM's README",
-        by_pair=NORM_PLACES,
+        by_pair=NORM_PLACES
+        | imagenet(
+            "published: NORM's script (with a cosine learning rate)",
+            NORM_IMAGENET | {"gamma": 1.0},
+            NORM_IMAGENET | {"gamma": 0.125},
+        ),
         elsewhere=NORM_ASSUMED,
         features=(-2,),
         schedule={"other": ((10 / 240, 0.1), (20 / 240, 0.5), (180 / 240, 1.0), (210 / 240, 0.5), (1.0, 0.1))},

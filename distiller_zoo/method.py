@@ -7,8 +7,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-# {(teacher, student): {"beta", "source" or an option: value}}
-ByPair = Mapping[tuple[str, str], Mapping[str, Any]]
+# {(teacher, student): {a name in OF_PAIR, "source" or an option: value}}
+ByPair = dict[tuple[str, str], dict[str, Any]]
+OF_PAIR = ("gamma", "alpha", "beta", "kd_T", "warmup", "schedule")  # fields of a method that a pair may have otherwise
+AS_CIFAR = "assumed: as for CIFAR-100"
 
 # The value of a field that a method does not ask for. The types below are those that a loss is given which asks for it.
 ABSENT: Any = None
@@ -80,13 +82,13 @@ class Method:
         Output, Batch), for a scalar; None where there is no such term. Its keyword-only parameters are the method's
         options. ValueError for a pair that it is not defined for. If the module has a method `rescale`, CE and KD are
         given rescale(logits) in place of each network's logits.
-    gamma, alpha, beta: the weights of CE, KD and L_other when the method runs alone.
+    gamma, alpha, beta: the weights of CE, KD and L_other when the method runs alone. kd_T: the temperature of logits.
     source: where these and the options' defaults come from, "published: ..." or "assumed: ...".
     standardized: what is published in place of these for --logit_stand, {"gamma", "alpha", "beta", "source" or
         "elsewhere": value}.
-    by_pair: what is published for single pairs, {(teacher, student): {"beta" or an option: value}}; where it is not
-        empty, the defaults hold for all other pairs, by `elsewhere` (again "published: ..." or "assumed: ..."). A
-        "source" among the values is that of this pair.
+    by_pair: what is published for single pairs, {(teacher, student): {a name in OF_PAIR or an option: value}}. A
+        "source" among the values is that of this pair. The defaults hold for all other pairs: by AS_CIFAR for networks
+        of ImageNet, else by `elsewhere` (again "published: ..." or "assumed: ...") or, without it, by `source`.
     features: the indices of the features that the loss reads, a slice or a tuple. preact_s, preact_t: whether the
         student's, and the teacher's, are those before the last ReLU. last_map: whether it reads the map before the
         pooling.
@@ -96,6 +98,7 @@ class Method:
     several: whether several processes can work on one run, which they cannot where each has a memory of its own.
     own_T: whether a loss on logits brings its temperature, so that --kd_T has no effect on it.
     warmup: epochs over which beta rises linearly from 0.
+    in_epochs: the options that count epochs. As warm-up and first stage, they shrink with the tables of experiments.
     schedule: what multiplies the weight of "kd" or "other" in the course of a run: {term: ((until, factor), ...)},
         `until` being a share of the epochs, rounded to whole ones, and 1 in the end.
     first_epochs: epochs of a first stage, in which `loss.first_stage(student, teacher, batch)` alone is minimised;
@@ -115,6 +118,7 @@ class Method:
     gamma: float = 1.0
     alpha: float = 0.0
     beta: float = 1.0
+    kd_T: float = 4.0
     source: str = "assumed: the term is added as it is"
     by_pair: ByPair = field(default_factory=dict)
     elsewhere: str = ""
@@ -129,6 +133,7 @@ class Method:
     several: bool = True
     own_T: bool = False
     warmup: int = 0
+    in_epochs: tuple[str, ...] = ()
     schedule: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     first_epochs: int = 0
     first_only: bool = False
@@ -173,15 +178,27 @@ class Method:
         return next(factor for until, factor in steps if epoch <= int(until * epochs + 0.5))
 
     def on_standardized_logits(self) -> "Method":
-        """The entry as it holds with --logit_stand: the published changes, or its own weights, which are assumed."""
+        """The entry as it holds with --logit_stand: the published changes, which are for CIFAR-100, or its own weights,
+        which are assumed; the temperature is 2."""
         assumed = "assumed: the method's own, with standardised logits"
-        return replace(self, **(self.standardized or {"source": assumed, "elsewhere": assumed}))
+        changes = {"kd_T": 2.0, **(self.standardized or {"source": assumed, "elsewhere": assumed})}
+        by_pair = {pair: values for pair, values in self.by_pair.items() if not of_imagenet(*pair)}
+        return replace(self, **changes, by_pair=by_pair)
+
+    def for_pair(self, teacher: str, student: str) -> "Method":
+        """The entry as it holds for a pair of architectures; `source` says where its values come from."""
+        special = self.by_pair.get((teacher, student))
+        if special is None:
+            source = AS_CIFAR if of_imagenet(teacher, student) else self.elsewhere or self.source
+            return replace(self, source=source)
+        own = {name: value for name, value in special.items() if name in (*OF_PAIR, "source")}
+        return replace(self, **own)
 
     def settings(self, teacher: str, student: str) -> tuple[float, dict, str]:
         """(beta, options, source of the values) for a pair of architectures."""
-        special = dict(self.by_pair.get((teacher, student), {}))
-        source = self.elsewhere if self.by_pair and not special else special.pop("source", self.source)
-        return special.pop("beta", self.beta), {**self.options, **special}, source
+        method, special = self.for_pair(teacher, student), self.by_pair.get((teacher, student), {})
+        own = {name: value for name, value in special.items() if name in self.options}
+        return method.beta, {**self.options, **own}, method.source
 
     def first_rate(self, student: str, lr: float) -> float:
         """The learning rate of the first stage for a student's architecture that itself is trained with lr."""
@@ -194,6 +211,11 @@ class Method:
         read = self.features
         wanted = range(count)[read] if isinstance(read, slice) else [range(count)[index] for index in read]
         return [feature.float() if i in wanted else ABSENT for i, feature in enumerate(features)]
+
+
+def of_imagenet(teacher: str, student: str) -> bool:
+    """Whether two architectures are networks for ImageNet."""
+    return teacher.endswith("_imagenet") and student.endswith("_imagenet")
 
 
 def keyword_only(build: Callable | None) -> dict:

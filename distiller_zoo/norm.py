@@ -90,8 +90,8 @@ class NORMStudent(nn.Module):
     def merged(self) -> nn.Module:
         """The network without the transform whose logits are the same in eval mode, up to rounding.
 
-        Pooling is a mean and all that follows is linear, so the transform becomes part of the classifier. ValueError
-        where it stands before something else than the pooling.
+        Pooling is a mean and all that follows is linear, so the transform becomes part of the classifier, as
+        `evaluate.py --merge` uses it. ValueError where it stands before something else than the pooling.
         """
         if self.before != "pool":
             raise ValueError(

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import BatchNorm, stage_shapes
+from .blocks import BatchNorm, check_positive, stage_shapes
 from .method import Batch, Output, Pair
 
 LEVELS = (4, 2, 1)
@@ -54,17 +54,18 @@ class ReviewKD(nn.Module):
     """Each level of the teacher is compared with a fusion of this and all deeper levels of the student.
 
     Levels are the stages and the pooled vector, as a map of one pixel; from the deepest on, a fused map is handed to
-    the shallower level. The fused maps have as many channels as the student's pooled vector, 512 at most. The published
-    weights belong to this form, with a warm-up of 20 epochs: the student's maps after the ReLU, the teacher's before
-    it. ValueError for networks that differ in their number of stages.
+    the shallower level. The fused maps have as many channels as the student's pooled vector, `width` at most. The
+    published weights belong to this form, with a warm-up of 20 epochs: the student's maps after the ReLU, the teacher's
+    before it. ValueError for networks that differ in their number of stages, and for a width below 1.
     """
 
-    def __init__(self, pair: Pair):
+    def __init__(self, pair: Pair, *, width: int = 512):
         super().__init__()
+        check_positive(width=width)
         (width_s,), (width_t,) = pair.shapes_s[-1], pair.shapes_t[-1]
         levels = [*stage_shapes(pair), ((width_s, 1, 1), (width_t, 1, 1))]
         self.fusions = nn.ModuleList(
-            AttentionFusion(s[0], min(512, width_s), t, fuse=i < len(levels) - 1) for i, (s, t) in enumerate(levels)
+            AttentionFusion(s[0], min(width, width_s), t, fuse=i < len(levels) - 1) for i, (s, t) in enumerate(levels)
         )
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:

@@ -3,7 +3,7 @@
 report/       rows, tables, scores of a network, figures
 experiments/  the catalogue of experiments, their jobs, and running these
 student/      the student's loss, its weights, its name, the topology term
-clouds/       point clouds on disk, embedding, fitting a RipsNet
+clouds/       a teacher's outputs and point clouds on disk, embedding, fitting a RipsNet
 training/     the training loop
 networks.py   a network from anybody's checkpoint;  data.py  the data set that the options name
 files/        whole files, locks, checkpoints, run folders, paths, provenance

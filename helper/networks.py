@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +226,21 @@ def replaced_student(
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--distill {key}: {reason} (train_student.py --list shows options and pairs)") from None
+
+
+def merged(network: Network, path: str | Path) -> Network:
+    """The plain network of the same logits as one with a method's part in it. UserError where that is not possible.
+
+    path: its checkpoint.
+    """
+    merge = getattr(network.model, "merged", None)
+    if merge is None:
+        raise UserError(f"--merge: {path} holds nothing that can be merged into its classifier; leave it out")
+    try:
+        model = merge().eval()
+    except ValueError as error:
+        raise UserError(f"--merge: {path}: {error}; leave it out") from None
+    return replace(network, model=model, sha256=weights_sha256(model.state_dict()))
 
 
 def load_replaced(replaced: dict[str, Any], student: nn.Module, num_classes: int, image_size: int) -> nn.Module:

@@ -449,9 +449,9 @@ class Loss(RipsNetChoice):
     )
     kd_T: float | None = setting(
         None,
-        "temperature of KD, DKD and DIST (default: 4; 2 with --logit_stand)",
+        "temperature of KD, DKD and DIST (default: published, 4 on CIFAR-100; 2 with --logit_stand)",
         Number(float, 1e-3, 1e3),
-        CODE + ": 4; with standardised logits 2",
+        CODE + ": 4 on CIFAR-100; with standardised logits 2",
         short="T",
     )
     warmup: int | None = setting(

@@ -20,6 +20,18 @@ class ReluStage(nn.Sequential):
         return x, pre_activation
 
 
+def through_stages(x, stages, preact):
+    """(output, features): x, which is a stem's output, through stages that return output and pre-activation.
+
+    features: x, and of each stage the pre-activation if `preact`, else the output.
+    """
+    features = [x]
+    for stage in stages:
+        x, pre_activation = stage(x)
+        features.append(pre_activation if preact else x)
+    return x, features
+
+
 def channel_shuffle(x: torch.Tensor, groups: int) -> torch.Tensor:
     """Interleave the channels of `groups` equal groups, so that the next convolution's groups see all of them.
 

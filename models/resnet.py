@@ -7,7 +7,7 @@ shortcut is a 1 x 1 convolution with batch norm, as the published weights have i
 from torch import nn
 from torch.nn import functional as F
 
-from .layers import GlobalAveragePool, ReluStage, init_convolutions
+from .layers import GlobalAveragePool, ReluStage, init_convolutions, through_stages
 
 
 class BasicBlock(nn.Module):
@@ -65,11 +65,7 @@ class ResNet(nn.Module):
 
     def forward(self, x, is_feat=False, preact=False):
         x = F.relu(self.bn1(self.conv1(x)))
-        features = [x]
-        for stage in (self.layer1, self.layer2, self.layer3):
-            x, pre_activation = stage(x)
-            features.append(pre_activation if preact else x)
+        x, features = through_stages(x, (self.layer1, self.layer2, self.layer3), preact)
         pooled = self.pool(x)
-        features.append(pooled)
         logits = self.fc(pooled)
-        return (features, logits) if is_feat else logits
+        return ([*features, pooled], logits) if is_feat else logits

@@ -7,7 +7,7 @@ no max-pool. The stride of a bottleneck lies on its 3 x 3 convolution.
 from torch import nn
 from torch.nn import functional as F
 
-from .layers import GlobalAveragePool, ReluStage, init_convolutions
+from .layers import GlobalAveragePool, ReluStage, init_convolutions, through_stages
 
 
 class Bottleneck(nn.Module):
@@ -65,11 +65,7 @@ class ResNet50(nn.Module):
 
     def forward(self, x, is_feat=False, preact=False):
         x = F.relu(self.bn1(self.conv1(x)))
-        features = [x]
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x, pre_activation = stage(x)
-            features.append(pre_activation if preact else x)
+        x, features = through_stages(x, (self.layer1, self.layer2, self.layer3, self.layer4), preact)
         pooled = self.pool(x)
-        features.append(pooled)
         logits = self.linear(pooled)
-        return (features, logits) if is_feat else logits
+        return ([*features, pooled], logits) if is_feat else logits

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from . import resnet50
-from .layers import GlobalAveragePool, ReluStage, init_convolutions
+from .layers import GlobalAveragePool, ReluStage, init_convolutions, through_stages
 from .resnet import BasicBlock
 
 
@@ -52,11 +52,7 @@ class ResNetImageNet(nn.Module):
     def forward(self, x, is_feat=False, preact=False):
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.max_pool2d(x, 3, stride=2, padding=1)
-        features = [x]
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x, pre_activation = stage(x)
-            features.append(pre_activation if preact else x)
+        x, features = through_stages(x, (self.layer1, self.layer2, self.layer3, self.layer4), preact)
         pooled = self.pool(x)
-        features.append(pooled)
         logits = self.fc(pooled)
-        return (features, logits) if is_feat else logits
+        return ([*features, pooled], logits) if is_feat else logits

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .layers import GlobalAveragePool, ReluStage, channel_shuffle
+from .layers import GlobalAveragePool, ReluStage, channel_shuffle, through_stages
 
 GROUPS = 3
 STEM_CHANNELS = 24
@@ -70,11 +70,7 @@ class ShuffleNetV1(nn.Module):
 
     def forward(self, x, is_feat=False, preact=False):
         x = F.relu(self.bn1(self.conv1(x)))
-        features = [x]
-        for stage in (self.layer1, self.layer2, self.layer3):
-            x, pre_activation = stage(x)
-            features.append(pre_activation if preact else x)
+        x, features = through_stages(x, (self.layer1, self.layer2, self.layer3), preact)
         pooled = self.pool(x)
-        features.append(pooled)
         logits = self.linear(pooled)
-        return (features, logits) if is_feat else logits
+        return ([*features, pooled], logits) if is_feat else logits

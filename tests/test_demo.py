@@ -144,6 +144,12 @@ def test_calls_for_students_make_only_what_is_needed(calls, variables, stages):
     assert (args.topology or "") == wanted
 
 
+def test_the_cache_is_asked_for_in_stage_2_and_of_students_alike(calls):
+    for value, asked in (("1", True), ("", False)):
+        (_, clouds), (_, student) = calls("train_student.sh", TOPOLOGY="exact", TRIALS="1", TEACHER_CACHE=value)
+        assert (clouds.teacher_cache, student.teacher_cache) == (asked, asked)
+
+
 @pytest.mark.slow
 def test_the_demo_runs_through(tmp_path):
     for path in [*ROOT.glob("*.py"), *ROOT.glob("*.sh"), ROOT / "requirements.txt"]:

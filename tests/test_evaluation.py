@@ -32,7 +32,7 @@ from dataset import dataset_dict
 from helper.files import checkpoint
 from helper.files.atomic import read_json, write_json
 from helper.files.paths import spec_file, teacher_run
-from helper.networks import load_network
+from helper.networks import load_network, load_replaced
 from helper.report.evaluation import (
     accuracy_scores,
     agreement,
@@ -458,6 +458,49 @@ def test_an_adopted_network_of_unknown_epochs_has_none():
     path = Path("save_t_models/bare/best.pth")
     report = scores("--path", "bare.pth", "--model", "resnet8", *SCORED[2:], "--adopt", path)
     assert report["adopted"] == str(path) and "epoch" not in checkpoint.load(path)
+
+
+def write_norm_student(path, before):
+    """A student of NORM as training leaves it, with batch norms that are not the identity."""
+    torch.manual_seed(0)
+    about = {"distill": "norm", "arch_t": "resnet8", "options": {"segments": 2, "before": before}}
+    model = load_replaced(about, create_model("resnet8", CLASSES), CLASSES, NOISE.image_size)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (module.weight, module.running_var):
+                torch.nn.init.uniform_(tensor, 0.5, 1.5)
+            for tensor in (module.bias, module.running_mean):
+                torch.nn.init.normal_(tensor, std=0.2)
+    content = {"model": model.state_dict(), "arch": "resnet8", "num_classes": CLASSES, "dataset": "noise"}
+    checkpoint.save(path, content | {"accuracy": 33.0, "epoch": 7, "replaced": about})
+    return model.eval()
+
+
+def test_a_student_of_norm_is_deployed_as_a_plain_network_of_equal_logits():
+    model = write_norm_student(STUDENT, "pool")
+    path = Path("merged/best.pth")
+    report = scores(*SCORED, "--merge", "--adopt", path)
+    content = checkpoint.load(path)
+    assert "replaced" not in content and content["epoch"] == 7
+    assert content["model"].keys() == create_model("resnet8", CLASSES).state_dict().keys()
+    _, (images, labels) = noise("")
+    pixels = torch.from_numpy((images.transpose(0, 3, 1, 2) / 255 - 0.5) / 0.29).float()
+    with torch.no_grad():
+        expected = model(pixels).numpy()
+    found, _, _ = forward(path)
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
+    accuracy = 100 * accuracy_score(labels, expected.argmax(axis=1))
+    plain, original = (scores("--path", each, *SCORED[2:])["network"] for each in (path, STUDENT))
+    assert report["network"]["top1"] == plain["top1"] == original["top1"] == pytest.approx(accuracy)
+    assert report["network"]["parameters"] == plain["parameters"] < original["parameters"]
+
+
+def test_what_cannot_be_merged_is_refused(monkeypatch, capsys):
+    line = refused(monkeypatch, capsys, evaluate, *SCORED, "--merge")
+    assert f"--merge: {STUDENT} holds nothing that can be merged into its classifier; leave it out" in line
+    write_norm_student(STUDENT, "layer3.0.bn1")
+    line = refused(monkeypatch, capsys, evaluate, *SCORED, "--merge")
+    assert f"--merge: {STUDENT}: the transform before 'layer3.0.bn1' cannot be merged into the classifier" in line
 
 
 @pytest.mark.parametrize(

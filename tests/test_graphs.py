@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import functools
 import itertools
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support.artefacts import artefacts
-from support.tape import HostRead, Tape, name_of, refuse_host_reads, tensors
+from support.running import work_in
+from support.tape import HostRead, Recording, Tape, name_of, refuse_host_reads, tensors
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,7 +28,7 @@ import train_student
 from dataset import EpochPlan, ImageSet, TrainLoader, dataset_dict
 from distiller_zoo import distiller_dict
 from helper.cli.parser import read
-from helper.errors import Interrupted
+from helper.errors import Interrupted, RunStopped, UserError
 from helper.files import checkpoint
 from helper.files.run import Run
 from helper.settings import Clouds, Data, Loss, Repetition, ResolvedTraining, Training, plain
@@ -36,10 +38,12 @@ from helper.student.distillation import FirstStage
 from helper.student.weights import resolve
 from helper.training import loop
 from helper.training.graphs import Replayed
+from helper.training.interrupts import StopRequest
 from helper.training.loop import fit, make_optimizer
 from helper.training.meters import Meters
 from helper.training.objective import Objective
 from helper.training.steps import ReplayedSteps, step, train_steps, why_eager
+from helper.training.turns import Turn, side_by_side
 from models import create_model
 from ripsnet import ExactTopology, ImageSpec, RipsNet, RipsNetTopology, WassersteinTopology
 
@@ -88,8 +92,9 @@ def build(key="kd", topology=None, pair=("resnet8", "resnet8"), epochs=3):
     args = train_student.get_args_parser().parse_args([*map(str, options)])
     sections = [read(args, each) for each in (Loss, Clouds, Data, Training)]
     settings, shown = resolve(*sections, Repetition(), *pair), images()
+    teacher = copy.deepcopy(teacher_of(pair[0]))
     torch.manual_seed(0)
-    found, _ = build_objective(settings, "", create_model(pair[1]), copy.deepcopy(teacher_of(pair[0])), shown)
+    found, _ = build_objective(settings, "", create_model(pair[1]), teacher, shown)
     if topology:
         found.frozen = found.frozen._replace(topology=TOPOLOGIES[topology]())
     return found, shown
@@ -240,8 +245,13 @@ def test_a_first_stage_waits_for_nothing(key, no_autocast):
 
 @pytest.fixture
 def without_host_reads(monkeypatch):
-    """The distances of a cloud as an accelerator computes them. On a CPU another way is chosen by a look at values."""
+    """Distances and one-hot vectors as on an accelerator. On a CPU the values are looked at."""
     monkeypatch.setattr(ripsnet.diagrams, "_distances", ripsnet.diagrams._direct_distances)
+
+    def one_hot(labels, classes):
+        return torch.zeros(len(labels), classes, dtype=torch.int64).scatter_(1, labels[:, None], 1)
+
+    monkeypatch.setattr(torch.nn.functional, "one_hot", one_hot)
 
 
 def trained(objective, shown, tape=None, epochs=2, decay_after=1):
@@ -258,9 +268,22 @@ def trained(objective, shown, tape=None, epochs=2, decay_after=1):
     return found
 
 
-def compare_replayed(make, captures, **options):
+def held(function):
+    """In place of a capture: each step runs, and every tensor that it makes is held for its time, as a tape does.
+
+    Autograd adds gradients in place unless somebody holds them, and the layout of a sum may depend on that.
+    """
+
+    def run():
+        with Recording():
+            function()
+
+    return run
+
+
+def compare_replayed(make, captures, eager_by=None, **options):
     tape = Tape()
-    eager = trained(*make(), **options)
+    eager = trained(*make(), eager_by, **options)
     replayed = trained(*make(), tape=tape, **options)
     for found, expected in zip(replayed, eager, strict=True):
         assert_equal(found, expected)
@@ -334,8 +357,8 @@ def test_replayed_steps_end_as_steps_that_run_with_topology(topology, without_ho
 # Where weights rise, or a view's random numbers follow from the epoch, each epoch is captured, and else each rate.
 @pytest.mark.slow
 @pytest.mark.parametrize("key", [key for key in METHODS if key != "kdsvd"])
-def test_replayed_steps_end_as_steps_that_run_by_every_method(key):
-    compare_replayed(lambda: build(key), captures=2)
+def test_replayed_steps_end_as_steps_that_run_by_every_method(key, without_host_reads):
+    compare_replayed(lambda: build(key), captures=2, eager_by=held if key == "reviewkd" else None)
 
 
 @pytest.mark.slow
@@ -460,3 +483,131 @@ def test_steps_are_not_replayed_where_that_is_asked_for(tmp_path, monkeypatch, e
     monkeypatch.setattr(loop, "capture_on", lambda device: lambda function: pytest.fail("captures"))
     *parts, settings, deployed = run_parts("eager")
     fit(*parts, dataclasses.replace(settings, eager=True), deployed)
+
+
+# ---- students side by side
+
+
+STUDENT = "--path_t save_t_models/teacher/best.pth --model_s resnet8 --dataset noise --batch_size 12 --device cpu"
+ARMS = {
+    "topkd": "-d 5 --epochs 3 --lr_decay_epochs 2",
+    "crd": "--distill crd --set nce_k=16 --epochs 2",
+    "ft": "--distill ft --first_epochs 1 --epochs 2",
+}
+
+
+def students(arm, trials, *options):
+    words = [*STUDENT.split(), *ARMS[arm].split(), "--trial", *map(str, trials), *options]
+    train_student.main(train_student.get_args_parser().parse_args(words))
+    return artefacts(Path("save_s_models")) | artefacts(Path("results"))
+
+
+@pytest.fixture
+def in_stages(stages, tmp_path, monkeypatch):
+    """A function that gives a fresh folder in which stages 2 and 3 have run."""
+    numbers = itertools.count()
+
+    def enter():
+        folder = tmp_path / str(next(numbers))
+        shutil.copytree(stages, folder)
+        work_in(folder, monkeypatch)
+
+    return enter
+
+
+def test_students_side_by_side_end_as_one_after_another(in_stages):
+    in_stages()
+    together = students("crd", (1, 2))
+    in_stages()
+    students("crd", (1,))
+    assert students("crd", (2,)) == together
+    assert len([path for path in together if path.endswith("best.pth")]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", ["topkd", "ft"])
+@pytest.mark.parametrize("capture", ["eager", "replayed"])
+def test_three_students_side_by_side_end_as_one_after_another(in_stages, monkeypatch, arm, capture):
+    if capture == "replayed":
+        monkeypatch.setattr(loop, "capture_on", lambda device: Tape())
+    in_stages()
+    together = students(arm, (3, 1, 2))
+    monkeypatch.setattr(loop, "capture_on", lambda device: None)
+    in_stages()
+    for trial in (1, 2, 3):
+        apart = students(arm, (trial,))
+    assert together == apart
+
+
+def test_students_that_are_stopped_side_by_side_are_all_saved_and_go_on(in_stages, monkeypatch):
+    in_stages()
+    expected = students("topkd", (1, 2))
+    in_stages()
+    pictures, asked = EpochPlan.images, itertools.count(1)
+
+    def interrupted(plan, first, last):
+        if next(asked) == 17:
+            signal.raise_signal(signal.SIGINT)
+        return pictures(plan, first, last)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpochPlan, "images", interrupted)
+        with pytest.raises(Interrupted, match="stopped in epoch 2 after . steps"):
+            students("topkd", (1, 2))
+    states = [checkpoint.load(path) for path in Path("save_s_models").glob("*/last.pth")]
+    assert sorted((state["next_epoch"], state["step"]) for state in states) == [(2, 3), (2, 3)]
+    assert students("topkd", (1, 2), "--resume") == expected
+
+
+@pytest.mark.parametrize("error, code", [(RunStopped("trial 1 went wrong"), 1), (RuntimeError("unforeseen"), None)])
+def test_a_student_that_fails_leaves_the_others_whole(in_stages, monkeypatch, capsys, error, code):
+    """One that stops with a message lets the others end; after any other error they are saved and can go on."""
+    check = loop.Trainer.check
+
+    def failing(trainer):
+        if trainer.run.name.endswith("trial1") and trainer.progress.epoch == 2:
+            raise error
+        check(trainer)
+
+    in_stages()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "check", failing)
+        with pytest.raises(type(error), match=str(error)):
+            students("topkd", (1, 2))
+    whole = list(Path("results/runs").glob("*trial2.csv"))
+    if code:
+        assert whole and not list(Path("results/runs").glob("*trial1.csv"))
+        assert "trial1: trial 1 went wrong" in capsys.readouterr().out
+    else:
+        (saved,) = Path("save_s_models").glob("*trial2/last.pth")
+        assert not whole and checkpoint.load(saved)["next_epoch"] == 3
+
+
+def test_random_numbers_of_runs_side_by_side_are_their_own():
+    drawn = {1: [], 2: []}
+
+    def drawing(number):
+        for _ in range(3):
+            drawn[number].append(torch.rand(1).item())
+            yield
+
+    turns = []
+    for number in drawn:
+        torch.manual_seed(number)
+        turns.append(Turn(str(number), drawing(number), CPU))
+    side_by_side(turns, StopRequest())
+    for number, found in drawn.items():
+        torch.manual_seed(number)
+        assert found == [torch.rand(1).item() for _ in range(3)]
+
+
+@pytest.mark.parametrize("options, message", [
+    (("--trial", "1", "2", "1"), "--trial: found 1 2 1, in which a trial is duplicated"),
+    (("--trial", "1", "2", "--name", "x"), "--name: has no effect on 2 trials"),
+    (("--trial", "1", "2", "--seed", "7"), "--seed: has no effect on 2 trials"),
+])  # fmt: skip
+def test_trials_that_are_not_runs_of_their_own_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        train_student.main(
+            train_student.get_args_parser().parse_args([*STUDENT.replace("noise", "cifar100").split(), *options])
+        )

@@ -3,6 +3,7 @@ their order, and what is skipped or resumed."""
 
 import importlib
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -53,7 +54,9 @@ def dry_run(capsys):
 def parsed(words):
     """(script, its options as its own parser reads them)."""
     script, *options = words
-    return Path(script).stem, importlib.import_module(Path(script).stem).get_args_parser().parse_args(options)
+    parser = importlib.import_module(Path(script).stem).get_args_parser()
+    parser.adopt_recipe(options)
+    return Path(script).stem, parser.parse_args(options)
 
 
 def planned(table, arms=None):
@@ -120,12 +123,11 @@ def test_arm_variant_is_what_the_run_of_an_arm_has_in_its_row(name, epochs):
     for row in table.rows:
         for arm in table.arms:
             settings = student_settings(table, row, arm)
-            own = plan.own_epochs(settings.loss.distill, table.student)
+            own = plan.own_epochs(table, row, settings.loss.distill)
             parts = settings.variant.split()
-            assert [part for part in parts if not part.startswith(("warmup", "first"))] == arm_variant(
-                table, row, arm
-            ).split()
-            assert len([part for part in parts if part.startswith(("warmup", "first"))]) == len(own)
+            shrunk = [part for part in parts if part.startswith(("warmup", "first", "ramp"))]
+            assert [part for part in parts if part not in shrunk] == arm_variant(table, row, arm).split()
+            assert len(shrunk) == len(own)
 
 
 def test_the_rows_are_those_of_the_papers_tables():
@@ -173,7 +175,10 @@ def test_every_experiment_is_understood_and_its_stages_agree(name, epochs):
             assert job.folder == TEACHERS / job.name
             assert (args.name or f"{args.model}_{args.dataset}_trial{args.trial}") == job.name
             continue
-        teacher = Path(args.path_t).parent.name.split("_cifar100")[0].split("_digits")[0]
+        if script == "evaluate":
+            assert (job.folder, job.done) == (TEACHERS / job.name, args.adopt) == (args.adopt.parent, args.adopt)
+            continue
+        teacher = re.split("_cifar100|_digits|_torchvision", Path(args.path_t).parent.name)[0]
         clouds = read(args, Clouds)
         folder = clouds_folder(args.path_t, clouds)
         if script == "generate_PCD_PI":
@@ -307,6 +312,15 @@ def test_scaled_schedules_by_hand():
     assert scaled(TABLES["digits"], 12) is TABLES["digits"]
 
 
+def test_what_a_method_counts_in_epochs_shrinks_with_the_table(dry_run):
+    """CTKD's ramp of 10 of 240 epochs, DKD's warm-up of 20, FT's first stage of 30."""
+    options = ("--row", "resnet56:resnet20", "--methods", "CTKD,DKD,FT", "--trials", 1)
+    for epochs, expected in ((48, ("ramp=2", "4", "6")), (8, ("ramp=1", "1", "1")), (240, ("", "", ""))):
+        _, *students, _ = dry_run("--table", "cifar100_homogeneous", *options, "--epochs", epochs)
+        for line, option, value in zip(students, ("set", "warmup", "first_epochs"), expected, strict=True):
+            assert (f" --{option} {value} " in line) == bool(value) and (f"--{option}" in line) == bool(value)
+
+
 def test_all_arms_of_a_seed_come_before_the_next_seed():
     table = TABLES["cifar100_small"]
     order = [(arm.name, trial) for _, arm, trial in in_order(table.rows, table.arms, table)]
@@ -430,7 +444,7 @@ def test_several_tables_share_what_they_have_in_common(dry_run):
             ("--table", "cifar100_homogenous"),
             "--table: unknown 'cifar100_homogenous': did you mean 'cifar100_h",
         ),
-        (("--table", "ImageNet"), "--table: ImageNet is not implemented"),
+        (("--table", "ImageNet"), "--table: unknown 'ImageNet': did you mean 'imagenet_"),
         (
             ("--table", "digits", "--row", "resnet20:resnet9"),
             "--row: unknown 'resnet20:resnet9': did you mean 'resnet2",
@@ -451,8 +465,8 @@ def test_unknown_names_are_one_line_with_the_nearest(options, line):
 def test_finished_runs_are_skipped_and_cut_off_ones_resumed(dry_run):
     options = ("--table", "cifar100_homogeneous", "--row", "resnet56:resnet20", "--methods", "TopKD", "--trials", 3)
     touch(Path("results/runs/resnet56_cifar100_trial1.csv"))
-    touch(Path("ripsnet/resnet56_cifar100_trial1/layer-1_n64_eval_released/quality_dim0.json"))
-    touch(Path("ripsnet/resnet56_cifar100_trial1/layer-1_n64_eval_released/ripsnet_dim0_mean/last.pth"))
+    for name in ("clouds.json", "quality_dim0.json", "ripsnet_dim0_mean/last.pth"):
+        touch(Path("ripsnet/resnet56_cifar100_trial1/layer-1_n64_eval_released", name))
     touch(Path("results/runs/resnet56-resnet20_cifar100_TopKD_trial2.csv"))
     touch(Path("save_s_models/resnet56-resnet20_cifar100_TopKD_trial3/last.pth"))
     assert dry_run(*options) == [

@@ -191,6 +191,22 @@ def test_every_image_of_a_set_without_flips_has_its_outputs(noise, monkeypatch):
     torch.testing.assert_close(cache.at(indices)[1], plain_outputs(batch)[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_gpu_is_given_the_rows_of_the_file(ready, monkeypatch, fits):
+    on_cpu = cached(ready)
+    there = ImageSet(ready.images.cuda(), ready.labels.cuda(), ready.info)
+    monkeypatch.setattr(outputs, "_fits", lambda *_: fits)
+    cache = outputs.CachedTeacher(on_cpu.tables, there, 1)
+    indices = torch.tensor([5, 69, 0])
+    for epoch in (1, 2):
+        on_cpu.begin(epoch)
+        cache.begin(epoch)
+        (pooled,), logits = cache.at(indices.cuda())
+        (expected,), expected_logits = on_cpu.at(indices)
+        assert torch.equal(pooled.cpu(), expected) and torch.equal(logits.cpu(), expected_logits)
+
+
 # Students
 
 
@@ -198,11 +214,12 @@ METHODS = {
     "KD": (),
     "TopKD-wasserstein": ("-d", 5, "--topology", "wasserstein"),
     "layer 0": ("-d", 0.01, "--topology", "wasserstein", "--tda_layer_t", 0, "--tda_layer_s", -3),
-    "CRD": ("--distill", "crd", "--set", "nce_k=16"),
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=pytest.mark.slow if "Top" in name else ()) for name in METHODS]
+)
 def test_a_student_with_the_cache_follows_one_without(ready, monkeypatch, method):
     train(*METHODS[method], name="without")
     monkeypatch.setattr(outputs.OutputFiles, "fill", None)  # fails when called
@@ -345,6 +362,17 @@ def test_a_file_that_has_been_cut_is_completed(ready, filled, kind):
         assert (FOLDER / f"{name}.npy").read_bytes() == (filled / FOLDER / f"{name}.npy").read_bytes()
 
 
+def test_a_file_of_another_shape_is_refused(ready):
+    table = np.load(FOLDER / "pooled.npy")
+    np.save(FOLDER / "pooled.npy", table.reshape(2 * len(table), 32))
+    with pytest.raises(UserError, match="pooled.npy: not a table of 1260 rows of 64 float32 numbers; remove"):
+        cached(ready)
+
+
+def test_the_files_are_those_that_numpy_reads(ready):
+    assert np.load(FOLDER / "pooled.npy").tobytes() == cached(ready).tables["pooled"].numpy().tobytes()
+
+
 def test_a_table_that_is_complete_is_read_without_writing(ready):
     before = {path: path.stat().st_mtime_ns for path in FOLDER.iterdir()}
     train("--teacher_cache")
@@ -379,30 +407,26 @@ def test_a_signal_keeps_what_was_computed(noise, filled, monkeypatch, number):
     assert table(FOLDER) == table(filled / FOLDER)
 
 
-def test_one_who_comes_while_the_table_is_computed_waits_and_reads_it(noise, monkeypatch, capsys):
-    """This process holds the lock until the other, of which only the looks at it count, has looked three times."""
-    looks = []
-
-    def look(folder, *_):
-        looks.append(folder)
-        if len(looks) == 3:
-            cached_by_another()
-            return hold(folder)
-        raise outputs.lock.InUse(f"{folder}: in use")
-
+def test_one_who_comes_while_the_table_is_computed_waits_and_reads_it(noise, filled, monkeypatch, capsys):
+    """The folder is in use when it is looked at twice; before the third look the other has computed the table."""
+    looks, fills = [], []
     hold, fill = outputs.lock.hold, OutputFiles.fill
 
-    def cached_by_another():
-        with monkeypatch.context() as patch:
-            patch.setattr(outputs.lock, "hold", hold)
+    def in_use_at_first(folder):
+        looks.append(folder)
+        if len(looks) < 3:
+            raise outputs.lock.InUse(f"{folder}: in use")
+        if len(looks) == 3:
             cached(noise)
+        hold(folder)
 
-    monkeypatch.setattr(outputs.lock, "hold", look)
+    monkeypatch.setattr(outputs.lock, "hold", in_use_at_first)
     monkeypatch.setattr(outputs, "LOOK_EVERY", 0.0)
-    filled_by = []
-    monkeypatch.setattr(OutputFiles, "fill", lambda *arguments: filled_by.append(len(looks)) or fill(*arguments))
+    monkeypatch.setattr(OutputFiles, "fill", lambda *arguments: fills.append(len(looks)) or fill(*arguments))
     cached(noise)
-    assert filled_by == [3] and capsys.readouterr().out.count("waiting for them") == 1
+    assert len(looks) == 4 and fills == [4]  # the fourth is that of the other
+    assert capsys.readouterr().out.count("waiting for them") == 1
+    assert table(FOLDER) == table(filled / FOLDER)
 
 
 TEACHER_OF_FEW = "save_t_models/resnet8_few_lr0.02_n16_trial1"

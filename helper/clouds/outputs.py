@@ -230,12 +230,18 @@ class OutputFiles:
         """Each of KINDS as a tensor (rows, width), mapped from its file."""
         found = {}
         for kind, shape in self.shapes.items():
-            # mode 'c', because PyTorch warns of a map that it could not write to; nobody writes
-            array = np.load(self.path(kind), mmap_mode="c")
-            if array.shape != shape or array.dtype != FLOAT:
+            path, header = self.path(kind), self.header(kind)
+            try:
+                with open(path, "rb") as file:
+                    is_table = file.read(len(header)) == header
+                # mode 'c', because PyTorch warns of a map that it could not write to; nobody writes
+                array = np.memmap(path, FLOAT, "c", len(header), shape)
+            except (OSError, ValueError) as error:
+                raise UserError(f"{path}: not readable ({getattr(error, 'strerror', None) or error})") from None
+            if not is_table:
                 raise UserError(
-                    f"{self.path(kind)}: holds {array.dtype} {array.shape}, expected {FLOAT} {shape}; remove "
-                    f"{self.folder} to have the outputs computed again"
+                    f"{path}: not a table of {shape[0]} rows of {shape[1]} float32 numbers; remove {self.folder} to "
+                    "have the outputs computed again"
                 )
             found[kind] = torch.from_numpy(array)
         return found
@@ -270,7 +276,7 @@ class CachedTeacher:
         views = self.images.views(self.seed, epoch)
         rows = views * count + torch.arange(count, device=views.device)
         for kind, table in self.tables.items():
-            if table.device == rows.device and table.device.type != "cpu":
+            if table.is_cuda:
                 torch.index_select(table, 0, rows, out=self.now[kind])
                 continue
             # In the order of the file, which a disk reads faster. `cpu` waits until `staged` has been copied before.

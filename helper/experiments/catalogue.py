@@ -14,7 +14,13 @@ from typing import Any
 
 from ..settings import CODE, PAPER, CloudMaking, Clouds, Fit, Loss, Training, defaults
 from ..student import names
-from ..student.pairs import HETEROGENEOUS, HOMOGENEOUS, pair_settings
+from ..student.pairs import (
+    HETEROGENEOUS,
+    HOMOGENEOUS,
+    IMAGENET_HETEROGENEOUS,
+    IMAGENET_HOMOGENEOUS,
+    pair_settings,
+)
 
 OURS = "assumed: a question of this project"
 FIELD = "assumed: baselines of the field; the paper's printed tables were not at hand"
@@ -23,6 +29,18 @@ BASELINES = tuple(
     """FitNet AT SP CC VID RKD PKT AB FT FSP NST KD-SVD CRD OFD SRRL SemCKD ReviewKD SimKD DKD DIST CAT-KD
     CRCD MGD CTKD MLKD NORM""".split()
 )
+# Schedule and clouds of data sets that have their own, as their Recipe in dataset/ says; a test compares.
+RECIPES = {
+    "imagenet": (
+        Training(epochs=100, lr_decay_epochs=(30, 60, 90), weight_decay=1e-4, batch_size=256),
+        Clouds(batch_size=256, cloud_size=64),
+    )
+}
+
+
+def published_for(dataset: str) -> tuple[Training, Clouds]:
+    """Schedule and clouds of a data set, from which its runs depart."""
+    return RECIPES.get(dataset, (Training(), Clouds()))
 
 
 @dataclass(frozen=True)
@@ -45,7 +63,8 @@ class Table:
     """rows: 'teacher:student'. teacher, student: their schedules. clouds, making, fit: of stages 2 and 3. operator:
     RipsNet's pooling where it is not the pair's. tag: distinguishes the names of its runs from those of other
     schedules. amp: of the students, where it is not their schedule's; the teachers are those of the schedule. figures:
-    drawn of every row when all arms have run. scaled: made by `scaled`."""
+    drawn of every row when all arms have run. adopted: whether the teachers are torchvision's, which evaluate.py takes
+    over, and not trained. scaled: made by `scaled`."""
 
     title: str
     source: str
@@ -62,6 +81,7 @@ class Table:
     tag: str = ""
     amp: str | None = None
     figures: tuple[str, ...] = ()
+    adopted: bool = False
     scaled: bool = False
 
     def arm(self, name: str) -> Arm:
@@ -87,10 +107,32 @@ MAIN = plain("CE", "KD") + plain("KD-control", source=OURS) + plain("TopKD")
 MAIN += plain("TopKD-exact", "TopKD-wasserstein", source=OURS)
 MAIN += plain(*BASELINES, "KD+LS", source=FIELD)
 ABLATED = ("resnet56:resnet20",)
+ON_IMAGENET = plain("CE", "KD", source=FIELD) + plain("KD-control", source=OURS)
+ON_IMAGENET += plain("TopKD", source="assumed: the authors' code has nothing for ImageNet")
+ON_IMAGENET += plain("TopKD-exact", "TopKD-wasserstein", source=OURS)
+ON_IMAGENET += plain(*"AT SP CC RKD CRD OFD SRRL ReviewKD DKD DIST".split(), source=FIELD)
 
 
 def ablation(title: str, source: str, *arms: Arm) -> Table:
     return Table(f"ablation, {title}", f"{source}; the pair is assumed: its weights are published", ABLATED, arms)
+
+
+def imagenet(title: str, pairs: tuple[tuple[str, str], ...]) -> Table:
+    """A table of ImageNet: one seed, as in the field; as many clouds as of CIFAR-100, which are ten passes."""
+    training, clouds = RECIPES["imagenet"]
+    return Table(
+        f"ImageNet-1K, {title}",
+        "assumed: the field's pairs and schedule; the paper's printed tables were not at hand",
+        tuple(map(":".join, pairs)),
+        ON_IMAGENET,
+        seeds=1,
+        dataset="imagenet",
+        teacher=training,
+        student=training,
+        clouds=clouds,
+        making=CloudMaking(passes=10, num_clouds=199_936),
+        adopted=True,
+    )
 
 
 TABLES = {
@@ -108,6 +150,8 @@ TABLES = {
         MAIN,
         seeds=5,
     ),
+    "imagenet_homogeneous": imagenet("teacher and student of one family", IMAGENET_HOMOGENEOUS),
+    "imagenet_heterogeneous": imagenet("teacher and student of different families", IMAGENET_HETEROGENEOUS),
     "ablation_loss": ablation(
         "loss components",
         PAPER,
@@ -273,7 +317,7 @@ def arm_variant(table: Table, row: str, arm: Arm) -> str:
     Warm-ups and first stages are not in it; they depart from the published ones where a table is scaled.
     """
     pair = pair_settings(*networks(row))
-    own = defaults(Clouds, Loss) | {"delta": pair.delta, "operator": pair.operator}
+    own = defaults(Loss) | vars(published_for(table.dataset)[1]) | {"delta": pair.delta, "operator": pair.operator}
     values = own | vars(table.clouds)
     if table.operator and topology(arm.method) == "ripsnet":
         values["operator"] = table.operator
@@ -304,7 +348,11 @@ def scaled(table: Table, epochs: int) -> Table:
         table,
         teacher=table.teacher.scaled(number(table.teacher.epochs)),
         student=table.student.scaled(epochs),
-        making=dataclasses.replace(table.making, passes=number(table.making.passes)),
+        making=dataclasses.replace(
+            table.making,
+            passes=number(table.making.passes),
+            num_clouds=None if table.making.num_clouds is None else number(table.making.num_clouds),
+        ),
         arms=tuple(dataclasses.replace(arm, options=options(arm.options)) for arm in table.arms),
         scaled=True,
     )

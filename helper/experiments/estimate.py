@@ -14,6 +14,7 @@ from graphlib import TopologicalSorter
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from dataset import dataset_dict
 from distiller_zoo import distiller_dict
 from models import create_model
 
@@ -22,7 +23,8 @@ from .jobs import Job, Work, before
 from .plan import methods
 
 GPUS = (1, 8, 64)
-TRAINING_IMAGES = {"digits": 1437}  # others: as CIFAR
+TRAINING_IMAGES = {"digits": 1437, "imagenet": 1_281_167}  # others: as CIFAR
+TEST_IMAGES = {"imagenet": 50_000}  # others: as CIFAR
 LAUNCH = 1.5e-3, 0.10e-3  # seconds of a training step, and for each of its convolutions
 LAUNCH_FROZEN = 0.06e-3  # for each convolution of a teacher
 FLOPS = 20e12  # a second, float32 without TF32, as convolutions of this size reach
@@ -38,9 +40,10 @@ FIGURE = 60.0
 @functools.cache
 def costs(network: str, dataset: str) -> tuple[int, float]:
     """(convolutions, floating-point operations of one image's forward pass), counted without computing."""
+    info = dataset_dict[dataset]
     with torch.device("meta"):
-        model = create_model(network, 100)
-        images = torch.empty(1, 3, 32, 32)
+        model = create_model(network, info.num_classes)
+        images = torch.empty(1, 3, info.image_size, info.image_size)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         model.eval()(images)
@@ -74,8 +77,10 @@ def estimated(work: Work) -> float:
         _, flops = costs(work.teacher, work.dataset)
         return START + work.epochs * steps(work) * (flops * work.batch_size / FLOPS + CLOUD[work.what])
     if work.script == "train_ripsnet":
-        clouds = TRAINING_IMAGES.get(work.dataset, 50_000) / 50_000
+        clouds = min(1.0, TRAINING_IMAGES.get(work.dataset, 50_000) / 50_000)  # larger sets make fewer passes
         return START + min(work.epochs, FITTED_EPOCHS) * max(1.0, FITTED_STEPS * clouds) * FIT_STEP
+    if work.script == "evaluate":
+        return START + TEST_IMAGES.get(work.dataset, 10_000) * costs(work.teacher, work.dataset)[1] / FLOPS
     return FIGURE if work.script == "visualize" else START
 
 

@@ -5,9 +5,10 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from dataset import dataset_dict
 from distiller_zoo import distiller_dict
 
-from ..settings import PLACE, Training, declared, defaults
+from ..settings import PLACE, declared, defaults
 from ..student.pairs import pair_settings
 from .catalogue import FIGURES, TABLES, Table, networks
 from .plan import SECTIONS
@@ -45,6 +46,8 @@ def describe_table(name: str, table: Table) -> list[str]:
         own.append(f"data set {table.dataset}")
     if table.amp is not None:
         own.append(f"students with --amp {table.amp}")
+    if table.adopted:
+        own.append("torchvision's teachers")
     parts: dict[str, Any] = {"teacher": table.teacher, "student": table.student, "clouds": table.clouds}
     parts |= {"generate_PCD_PI": table.making, "train_ripsnet": table.fit}
     for what, value in parts.items():
@@ -53,7 +56,8 @@ def describe_table(name: str, table: Table) -> list[str]:
             own.append(f"{what}: {listed(departing)}")
     lines.append(f"    {'; '.join(own)} [assumed]")
     for row in table.rows:
-        pair, lr = pair_settings(*networks(row)), Training().resolved(networks(row)[1]).lr
+        pair = pair_settings(*networks(row))
+        lr = table.student.resolved(networks(row)[1], dataset_dict[table.dataset].recipe).lr
         weights = f"alpha {pair.alpha:g}, delta {pair.delta:g}, {pair.operator} pooling [{pair.source}]"
         lines.append(f"    {row:<22} lr {lr:g} [published], {weights}")
     arms = [(arm.name + (f" ({listed(arm.options)})" if arm.options else ""), arm.source) for arm in table.arms]

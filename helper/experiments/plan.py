@@ -16,6 +16,7 @@ from ..clouds.outputs import uncached
 from ..clouds.store import CLAIM
 from ..errors import UserError
 from ..files.paths import RESULTS, STUDENTS, TEACHERS, clouds_folder, quality_file, row_file, spec_file
+from ..networks import TORCHVISION
 from ..settings import (
     CloudMaking,
     Clouds,
@@ -31,7 +32,7 @@ from ..settings import (
 from ..student.names import student_name
 from ..student.pairs import pair_settings
 from ..student.weights import StudentSettings, resolve
-from .catalogue import FIGURES, TABLES, Arm, Table, networks, topology
+from .catalogue import FIGURES, TABLES, Arm, Table, networks, published_for, topology
 from .jobs import Job, Work
 
 Section = TypeVar("Section", Loss, Clouds, CloudMaking, RipsNetChoice)
@@ -63,8 +64,6 @@ def find(what: str, name: str, known: Mapping[str, Entry]) -> Entry:
 
 
 def find_table(name: str) -> Table:
-    if "imagenet" in name.lower():
-        raise UserError("--table: ImageNet is not implemented: this project has neither the data set nor its networks")
     return find("--table", name, TABLES)
 
 
@@ -146,7 +145,7 @@ def asked_loss(table: Table, row: str, arm: Arm) -> Loss:
         if not kind:
             given |= {"gamma": 1.0, "delta": 0.0}
     else:
-        given |= {"distill": base} | own_epochs(base, table.student)
+        given |= {"distill": base} | own_epochs(table, row, base)
     if kind:
         given |= {"delta": pair.delta}
     if kind == "ripsnet":
@@ -156,14 +155,22 @@ def asked_loss(table: Table, row: str, arm: Arm) -> Loss:
     return with_options(Loss(**given), arm.options)
 
 
-def own_epochs(method: str, training: Training) -> dict[str, int]:
-    """Epochs of a method's warm-up and first stage where the student's are not the published ones: in proportion."""
-    ratio = training.epochs / Training().epochs
+def own_epochs(table: Table, row: str, method: str) -> dict[str, Any]:
+    """Epochs of a method's warm-up, first stage and options where the student's are not the published ones: in
+    proportion."""
+    ratio = table.student.epochs / published_for(table.dataset)[0].epochs
     if ratio == 1:
         return {}
-    entry = distiller_dict[method]
+
+    def scaled(epochs: int) -> int:
+        return max(1, int(ratio * epochs + 0.5))
+
+    entry = distiller_dict[method].for_pair(*networks(row))
     published = {"warmup": entry.warmup, "first_epochs": entry.first_epochs}
-    return {name: max(1, int(ratio * value + 0.5)) for name, value in published.items() if value}
+    found: dict[str, Any] = {name: scaled(value) for name, value in published.items() if value}
+    if entry.in_epochs:
+        found["set"] = tuple(f"{name}={scaled(entry.options[name])}" for name in entry.in_epochs)
+    return {name: value for name, value in found.items() if value != published.get(name)}
 
 
 def student_settings(
@@ -194,7 +201,7 @@ def departing_schedule(table: Table, training: Training, amp: str | None = None)
 
     amp: in place of the schedule's. Where it differs, a name that shows the schedule shows it too.
     """
-    published = Training()
+    published = published_for(table.dataset)[0]
     parts = [table.tag] if table.tag else []
     as_published = (training.epochs, training.lr_decay_epochs) == (published.epochs, published.lr_decay_epochs)
     if table.scaled or not (table.tag or as_published):
@@ -207,6 +214,8 @@ def departing_schedule(table: Table, training: Training, amp: str | None = None)
 
 
 def teacher_name(table: Table, teacher: str) -> str:
+    if table.adopted:
+        return f"{teacher}_torchvision"
     return "_".join([teacher, table.dataset, *departing_schedule(table, table.teacher).split(), "trial1"])
 
 
@@ -242,7 +251,9 @@ def flags(value: Any, own: Mapping[str, Any] | None = None) -> list[str]:
         if name not in own or found == own[name]:
             continue
         words.append(entry.flags[0] if entry.flags else f"--{name}")
-        if found is not True:
+        if entry.many:
+            words += map(str, found)
+        elif found is not True:
             words.append(as_text(found))
     return words
 
@@ -303,13 +314,34 @@ class Planner:
         own = defaults(Data)["dataset"]
         return [] if table.dataset == own else ["--dataset", table.dataset]
 
+    def flags(self, table: Table, value: Any, own: Mapping[str, Any] | None = None) -> list[str]:
+        """As `flags`, with the defaults of the table's data set."""
+        training, clouds = published_for(table.dataset)
+        by_dataset = {Training: vars(training), Clouds: vars(clouds)}.get(type(value), {})
+        return flags(value, {**by_dataset, **(own or {})})
+
+    def adopted(self, table: Table, teacher: str) -> str:
+        """Stage 1 for torchvision's weights, whose file the user has put into save_t_models/."""
+        name, path = teacher_name(table, teacher), Path(teacher_path(table, teacher))
+        options = ["--path", str(TEACHERS / TORCHVISION[teacher].file), "--model", teacher, *self.dataset(table)]
+        return self.add(
+            name,
+            "evaluate",
+            [*options, "--adopt", str(path), *self.given("evaluate")],
+            Work("evaluate", table.dataset, teacher),
+            folder=path.parent,
+            done=path,
+        )
+
     def teacher(self, table: Table, teacher: str) -> str:
         """Stage 1. A folder with nothing but best.pth is a teacher from elsewhere, and finished."""
+        if table.adopted:
+            return self.adopted(table, teacher)
         name, folder = teacher_name(table, teacher), Path(teacher_path(table, teacher)).parent
         self.check_batch(table.teacher.batch_size)
         brought = (folder / "best.pth").is_file() and not (folder / "last.pth").is_file()
         named = ["--name", name] if departing_schedule(table, table.teacher) else []
-        options = [*self.dataset(table), *flags(self.schedule(table.teacher)), *named]
+        options = [*self.dataset(table), *self.flags(table, self.schedule(table.teacher)), *named]
         return self.add(
             name,
             "train_teacher",
@@ -329,12 +361,12 @@ class Planner:
             making = replace(making, teacher_cache=True)
         path = teacher_path(table, teacher)
         folder = clouds_folder(path, clouds)
-        options = [*self.dataset(table), *flags(clouds), *flags(making)]
+        options = [*self.dataset(table), *self.flags(table, clouds), *flags(making)]
         return self.add(
             str(spec_file(folder, dim)),
             "generate_PCD_PI",
             ["--path_t", path, *options, *self.given("generate_PCD_PI")],
-            Work("generate_PCD_PI", table.dataset, teacher, "", clouds.dim, making.passes, clouds.batch_size),
+            Work("generate_PCD_PI", table.dataset, teacher, "", clouds.dim, making.passes, clouds.points),
             folder=folder,
             done=quality_file(folder, dim),
             needs=(self.teacher(table, teacher),),
@@ -348,12 +380,13 @@ class Planner:
         operator = student_settings(table, row, arm).loss.operator
         choice = replace(with_options(RipsNetChoice(), arm.options), operator=operator)
         folder = clouds_folder(path, clouds) / choice.folder_name(dim)
-        options = [*self.dataset(table), *flags(clouds), *flags(choice, {"operator": "mean"}), *flags(table.fit)]
+        options = [*self.dataset(table), *self.flags(table, clouds)]
+        options += [*flags(choice, {"operator": "mean"}), *flags(table.fit)]
         return self.add(
             str(folder),
             "train_ripsnet",
             ["--path_t", path, *options, *self.given("train_ripsnet")],
-            Work("train_ripsnet", table.dataset, teacher, "", operator, table.fit.epochs, clouds.batch_size),
+            Work("train_ripsnet", table.dataset, teacher, "", operator, table.fit.epochs, clouds.points),
             folder=folder,
             done=folder / "quality.json",
             resumable=True,
@@ -381,8 +414,8 @@ class Planner:
         named = ["--name", name] if departing else []
         clouds = settings.clouds
         self.check_batch(clouds.batch_size)
-        options = [*self.dataset(table), *flags(asked_loss(table, row, arm)), *flags(clouds)]
-        options += flags(self.schedule(training, table.amp), {"batch_size": table.student.batch_size})
+        options = [*self.dataset(table), *flags(asked_loss(table, row, arm)), *self.flags(table, clouds)]
+        options += self.flags(table, self.schedule(training, table.amp), {"batch_size": table.student.batch_size})
         epochs, processes = table.student.epochs + settings.loss.first_epochs, self.processes
         if settings.loss.beta and not settings.method.several:
             processes = 1

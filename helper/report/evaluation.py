@@ -361,12 +361,15 @@ def network_report(
 # Adopting a network of another code base
 
 
-def check_adoption(path: Path, network: Network, source: str) -> None:
-    """Refuse to write over a file, or to adopt a network that is in this project's format. source: its checkpoint."""
+def check_adoption(path: Path, network: Network, source: str, merged: bool = False) -> None:
+    """Refuse to write over a file, or to adopt a network that is in this project's format. source: its checkpoint.
+    merged: whether it is another than the one in there."""
     if path.suffix != ".pth":
         raise UserError(f"--adopt: found {path}, expected a file such as save_t_models/<name>/best.pth")
     if path.exists():
         raise UserError(f"--adopt: {path} exists, and is not written over; give another path, or remove it")
+    if merged:
+        return
     with torch.device("meta"):  # names only
         own = create_model(network.arch, network.num_classes).state_dict().keys()
     replaced = network.model.state_dict().keys() != own  # which no file but this project's says

@@ -22,7 +22,7 @@ from .identity import IDENTITY
 # are said to come from. The teacher itself is known by teacher_sha256, wherever its file lies.
 MEASURED = {"best", "best_epoch", "last", "mean_last10", "ripsnet_r2", "student_r2", "seconds", "teacher_acc"}
 REPETITION = {"run", "trial", "seed"}
-PLACE = {"path_t", "device", "processes", "weights_source", "commit", "command"}
+PLACE = {"path_t", "device", "processes", "weights_source", "decoder", "commit", "command"}
 PLACE |= {"python", "torch", "torchvision", "numpy", "gudhi"}
 MAY_DIFFER = MEASURED | REPETITION | PLACE | {"file"}
 # What the control lacks beside the options that its row leaves empty: the topology term.
@@ -35,12 +35,12 @@ PUBLISHED_COLUMNS = ["dataset", "group", "method", "teacher", "student", "top1",
 EPOCHS = {"last": "last epoch", "best": "best test epoch", "unknown": "not stated"}
 
 ENOUGH_RUNS = 3
-PUBLISHED_EPOCHS = 240  # CIFAR-10 and CIFAR-100
+PUBLISHED_EPOCHS = {"cifar10": 240, "cifar100": 240, "imagenet": 100}
 CONFIDENCE = 0.95
 FEW, SHORT, ASSUMED = "*", "†", "‡"
 LEGEND = {
     FEW: f"fewer than {ENOUGH_RUNS} runs (no interval)",
-    SHORT: f"schedule shorter than the published {PUBLISHED_EPOCHS} epochs",
+    SHORT: "schedule shorter than the published 240 epochs (100 on ImageNet)",
     ASSUMED: "assumed weights of the loss (not published for this pair, or set by hand)",
 }
 NONE = "-"
@@ -98,7 +98,7 @@ class Runs:
         marks = ""
         if len(self.rows) < ENOUGH_RUNS:
             marks += FEW
-        if self["dataset"].startswith("cifar") and float(self["epochs"]) < PUBLISHED_EPOCHS:
+        if float(self["epochs"]) < PUBLISHED_EPOCHS.get(self["dataset"], 0):
             marks += SHORT
         if self["method"] != "CE" and not all(source.startswith("published") for source in sources):
             marks += ASSUMED

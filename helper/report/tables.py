@@ -10,6 +10,7 @@ from .results import (
     EPOCHS,
     LEGEND,
     NONE,
+    PUBLISHED_EPOCHS,
     Label,
     Pair,
     Row,
@@ -21,6 +22,7 @@ from .results import (
 )
 
 EPOCH_MARKS = {"last": "L", "best": "B", "unknown": "?"}
+LONGER, MOST_LIKELY = "+", " epochs, most likely"
 # Heading, column of a run's row, digits.
 DETAILS = [
     ("best", "best", 2),
@@ -159,14 +161,21 @@ def laid_out(title: str, columns: Sequence[Column], published: Sequence[Row], no
     return TextTable(title, ["method", *(heading for heading, _ in columns)], rows, notes)
 
 
+def other_epochs(row: Row) -> str:
+    """'480' where the note of a published row says that most likely these were the epochs, '' elsewhere."""
+    return row["note"].removesuffix(MOST_LIKELY) if row["note"].endswith(MOST_LIKELY) else ""
+
+
 def published_cells(rows: Sequence[Row], sources: Sequence[str]) -> dict[Label, str]:
-    """'71.74 B6, 71.66 L6' by method: accuracies, each with the mark of its epoch and the number of its source."""
+    """'71.74 B6, 71.66 L6' by method: accuracies, each with the mark of its epoch, the number of its source, and a mark
+    where the schedule is another than that of the others."""
     cells = {}
     for method, same in grouped(rows, lambda row: row["method"]).items():
         texts = []
         for row in same:
             accuracy = f"{row['top1']} ± {row['std']}" if row["std"] else row["top1"]
-            texts.append(f"{accuracy} {EPOCH_MARKS[row['epoch']]}{sources.index(row['source']) + 1}")
+            longer = LONGER if other_epochs(row) else ""
+            texts.append(f"{accuracy} {EPOCH_MARKS[row['epoch']]}{sources.index(row['source']) + 1}{longer}")
         cells[Label(method)] = ", ".join(texts)
     return cells
 
@@ -211,8 +220,15 @@ def comparison(published: Sequence[Row], runs: Sequence[Runs], column: str = "la
         "student trained alone.",
         f"Published: {marks}; {numbers}.",
     ]
+    if not used:
+        notes.append("Ours: not run.")
     if any(each["schedule"] for each in used):
         notes.append(SCHEDULE_NOTE)
+    longer = sorted({other_epochs(row) for row in published} - {""})
+    if longer:
+        notes[1] += (
+            f" {LONGER} most likely by a schedule of {' or '.join(longer)} epochs instead of {PUBLISHED_EPOCHS}."
+        )
     notes += notes_of(ours, used)
     return laid_out(title_of(published, f"top-1, ours of the {EPOCHS[column]}"), columns, published, notes)
 

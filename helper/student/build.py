@@ -88,6 +88,7 @@ def build_objective(
         epochs=settings.training.epochs,
         strong_view=partial(train_set.strong_view, settings.repetition.seed),
         cache=cache,
+        method=settings.method,
     )
     points = clouds.points if topology else 1  # the gradients need one batch
     batches = probe_batches(train_set, settings.training.batch_size, points)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distiller_zoo import ABSENT, KD, Batch, FirstStaged, Output, distiller_dict, forward, standardize
+from distiller_zoo import ABSENT, KD, Batch, FirstStaged, Method, Output, distiller_dict, forward, standardize
 
 from .. import distributed
 from ..clouds.layers import as_points, in_clouds, read_layer
@@ -59,7 +59,7 @@ class Distillation(Objective):
     bias maps the student's to the teacher's width. It is no part of the deployed student.
     epochs: of the run, for methods whose weights follow a schedule.
     strong_view: called with (epoch, images, indices) for a strongly augmented view of these images, for methods that
-    compare two views.
+    compare two views. method: the loss's, as it holds for the pair (default: its entry).
     cache: the teacher's outputs on the training images, looked up in place of running it.
     """
 
@@ -80,8 +80,9 @@ class Distillation(Objective):
         epochs: int,
         strong_view: Callable[[int, Tensor, Tensor], Tensor] | None = None,
         cache: CachedTeacher | None = None,
+        method: Method | None = None,
     ):
-        method = distiller_dict[loss.distill]
+        method = method or distiller_dict[loss.distill]
         beta = 0.0 if method.first_only else loss.beta
         super().__init__(student, {"ce": loss.gamma, "kd": loss.alpha, "other": beta, "top": loss.delta}, amp)
         self.loss, self.method, self.beta = loss, method, beta

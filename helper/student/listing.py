@@ -1,6 +1,8 @@
 """The methods as `train_student.py --list` prints them."""
 
-from distiller_zoo import Method, distiller_dict
+from typing import Any
+
+from distiller_zoo import AS_CIFAR, Method, distiller_dict
 
 from .pairs import PAIRS
 
@@ -16,10 +18,10 @@ def listing() -> str:
             f"{'':10} {'; '.join(_about(method))}",
         ]
         for pair, values in method.by_pair.items():
-            texts = [f"{name} {v if isinstance(v, str) else format(v, 'g')}" for name, v in values.items()]
-            lines.append(f"{'':12} {_names([pair])}: {', '.join(texts)}")
-        if method.by_pair:
+            lines.append(f"{'':12} {_names([pair])}: {', '.join(_text(name, value) for name, value in values.items())}")
+        if method.elsewhere:
             lines.append(f"{'':12} other pairs: the defaults, {method.elsewhere}")
+    lines.append(f"networks of ImageNet that are not named: the defaults, {AS_CIFAR}")
     lines.append("--logit_stand: logit standardisation (Sun et al., CVPR 2024), a modifier of KD, DKD, DIST")
     for method in distiller_dict.values():
         if method.standardized:
@@ -27,6 +29,15 @@ def listing() -> str:
             lines.append(f"{'':10} {method.name}: {_weights(changed)} temperature 2 ({changed.source})")
     lines.append(f"{'':10} others: their own weights, temperature 2 (assumed)")
     return "\n".join(lines)
+
+
+def _text(name: str, value: Any) -> str:
+    """A value that holds for one pair."""
+    if name == "source":
+        return value
+    if name == "schedule":
+        return "weights that follow the epochs otherwise"
+    return f"{name} {value if isinstance(value, str) else format(value, 'g')}"
 
 
 def _weights(method: Method) -> str:
@@ -51,6 +62,8 @@ def _about(method: Method) -> list[str]:
         lines.append("weights that follow the epochs")
     if method.strong:
         lines.append("a second, strongly augmented view")
+    if method.reads_outputs_alone:
+        lines.append("--teacher_cache serves it")
     if method.student is not None:
         lines.append("replaces part of the student")
     return lines

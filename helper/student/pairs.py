@@ -2,6 +2,7 @@
 
 Published (the authors' released logs): ResNet56 > ResNet20 and WRN-40-2 > ShuffleNetV1. No source gives the others, so
 an unknown pair of one family takes the values of the first and an unknown pair of two families those of the second.
+On ImageNet, of which TopKD's code has nothing, delta and pooling are these too, and alpha is 1.
 """
 
 import re
@@ -38,6 +39,14 @@ HETEROGENEOUS = (
 )
 PAIRS = HOMOGENEOUS + HETEROGENEOUS
 
+# The pairs of ImageNet in the field. Papers that print MobileNetV2 for the student mean MobileNetV1, so say their
+# authors; MobileNetV2 is the one of which TopKD's authors have a network for ImageNet.
+IMAGENET_HOMOGENEOUS = (("resnet34_imagenet", "resnet18_imagenet"),)
+IMAGENET_HETEROGENEOUS = (
+    ("resnet50_imagenet", "mobilenetv1_imagenet"),
+    ("resnet50_imagenet", "mobilenetv2_imagenet"),
+)
+
 PUBLISHED = {
     ("resnet56", "resnet20"): PairSettings(2.0, 5.0, "mean", "published: the authors' released log"),
     ("wrn_40_2", "ShuffleV1"): PairSettings(4.0, 5.0, "sum", "published: the authors' released log"),
@@ -54,4 +63,6 @@ def pair_settings(teacher: str, student: str) -> PairSettings:
     if (teacher, student) in PUBLISHED:
         return PUBLISHED[teacher, student]
     like = ("resnet56", "resnet20") if family(teacher) == family(student) else ("wrn_40_2", "ShuffleV1")
+    if teacher.endswith("_imagenet"):
+        return replace(PUBLISHED[like], alpha=1.0, source=f"assumed: delta as {like[0]} > {like[1]}, alpha 1")
     return replace(PUBLISHED[like], source=f"assumed: as {like[0]} > {like[1]}")

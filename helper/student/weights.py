@@ -49,7 +49,7 @@ class StudentSettings:
 
     @property
     def method(self) -> Method:
-        return method_of(self.loss)
+        return method_of(self.loss, self.teacher, self.student)
 
     @property
     def pair(self) -> PairSettings:
@@ -132,7 +132,7 @@ class StudentSettings:
             "delta": pair.delta if loss.delta else 0.0,
             "batch_size": own_clouds.batch_size,
             "cloud_size": own_clouds.cloud_size or self.clouds.batch_size,
-            "kd_T": temperature(loss),
+            "kd_T": method.kd_T,
             "warmup": method.warmup if loss.beta else 0,
             "first_epochs": method.first_epochs if loss.beta else 0,
             "options": options if loss.beta else {},
@@ -156,15 +156,12 @@ def idle_options(topology: str | None) -> tuple[str, ...]:
     return found
 
 
-def method_of(loss: Loss) -> Method:
-    """The entry of --distill, as it holds with or without --logit_stand."""
+def method_of(loss: Loss, teacher: str, student: str) -> Method:
+    """The entry of --distill, as it holds for the pair, with or without --logit_stand."""
     method = distiller_dict[loss.distill]
-    return method.on_standardized_logits() if loss.logit_stand else method
-
-
-def temperature(loss: Loss) -> float:
-    """The published temperature of KD."""
-    return 2.0 if loss.logit_stand else 4.0
+    if loss.logit_stand:
+        method = method.on_standardized_logits()
+    return method.for_pair(teacher, student)
 
 
 def resolve(
@@ -195,7 +192,7 @@ def resolve(
 def resolve_loss(loss: Loss, clouds: Clouds, teacher: str, student: str, recipe: Recipe | None = None) -> ResolvedLoss:
     """The loss with every weight, option and epoch that is not given, and where the weights come from. recipe: of the
     data set, where it has one."""
-    pair, method = pair_settings(teacher, student), method_of(loss)
+    pair, method = pair_settings(teacher, student), method_of(loss, teacher, student)
     beta, own_options, source = method.settings(teacher, student)
     gamma, alpha = method.gamma, method.alpha
     if loss.topology and loss.delta == 0:
@@ -225,13 +222,13 @@ def resolve_loss(loss: Loss, clouds: Clouds, teacher: str, student: str, recipe:
             "topology": topology,
             "operator": loss.operator or pair.operator,
             "set": tuple(f"{name}={value}" for name, value in options.items()),
-            "kd_T": temperature(loss) if loss.kd_T is None else loss.kd_T,
+            "kd_T": method.kd_T if loss.kd_T is None else loss.kd_T,
             "warmup": _epochs(loss.warmup, method.warmup, weights["beta"]),
             "first_epochs": _epochs(loss.first_epochs, method.first_epochs, weights["beta"]),
         }
     )
     as_published = (
-        resolved.kd_T == temperature(loss)
+        resolved.kd_T == method.kd_T
         and (resolved.warmup, resolved.first_epochs) in ((0, 0), (method.warmup, method.first_epochs))
         and own_options | given == own_options
     )

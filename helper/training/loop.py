@@ -32,7 +32,7 @@ from .objective import Objective, autocast, warn_of_emulation
 from .progress import Bar, Progress
 from .seeding import random_state, restore_random, seed_process
 from .steps import ReplayedSteps, train_steps, why_eager
-from .turns import Steps, alone
+from .turns import Steps, Turn, alone
 
 LOOK_EVERY = 50  # steps between looks at the device, for the progress bar and the non-finite check
 FIGURES_EVERY = 10  # epochs between the objective's figures in TensorBoard; the last epoch has them too
@@ -397,4 +397,5 @@ def fit(
 ) -> list[dict[str, Any]]:
     """A `training_run` alone, from its beginning to its end."""
     with StopRequest() as stop:
-        return alone(training_run(objective, loader, test_set, run, training, deployed, stop), run.device)
+        steps = training_run(objective, loader, test_set, run, training, deployed, stop)
+        return alone(Turn(run.name, steps, run.device))

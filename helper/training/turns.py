@@ -6,7 +6,7 @@ queues a step of one, those of the others run. On a CPU nothing is gained.
 
 import contextlib
 from collections.abc import Generator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -54,14 +54,13 @@ class Turn:
             torch.cuda.current_stream(self.device).wait_stream(self.stream)
 
 
-def alone(steps: Steps[Result], device: torch.device) -> Result:
+def alone(turn: Turn) -> Any:
     """Take all steps of one run, and return what it gives."""
-    turn = Turn("", steps, device)
     try:
         with turn.on_stream():
             while True:
                 try:
-                    next(steps)
+                    next(turn.steps)
                 except StopIteration as end:
                     return end.value
     finally:
@@ -75,7 +74,7 @@ def side_by_side(turns: Sequence[Turn], stop: StopRequest) -> None:
         UserError: in the end, that of the first run which failed; Interrupted, after a signal, likewise. Any other
             error is raised when the other runs have stopped as after a signal, and so are saved.
     """
-    going, failures = list(turns), []
+    going, failures = list(turns), list[Exception]()
     while going:
         for turn in list(going):
             try:
@@ -89,6 +88,6 @@ def side_by_side(turns: Sequence[Turn], stop: StopRequest) -> None:
                     stop.requested = True
             turn.end()
             going.remove(turn)
-    unexpected = [error for error in failures if not isinstance(error, UserError)]
-    for error in unexpected + failures:
-        raise error
+    failures.sort(key=lambda failure: isinstance(failure, UserError))  # what nobody expected comes first
+    if failures:
+        raise failures[0]

@@ -114,18 +114,6 @@ def test_any_batch_has_a_finite_loss(count, make):
     assert value.isfinite() and all(x.grad.isfinite().all() for x in (student.last_map, *loss.parameters()))
 
 
-def test_it_descends():
-    loss, student, teacher, batch = case(rate=0.0)
-    optimizer = torch.optim.Adam([student.last_map, *loss.parameters()], lr=0.02)
-    values = []
-    for _ in range(60):
-        values.append(loss(student, teacher, batch))
-        optimizer.zero_grad()
-        values[-1].backward()
-        optimizer.step()
-    assert values[-1] < 0.5 * values[0]
-
-
 def test_maps_of_different_sizes_are_refused():
     expected = "needs equal sizes of the last maps, found 2 x 2 for the student and 4 x 4 for the teacher"
     with pytest.raises(ValueError, match=expected):
@@ -150,4 +138,4 @@ def test_entry():
     assert (method.gamma, method.alpha, method.beta) == (1, 0, 7e-5)  # MGD's repository, for ImageNet
     assert method.options == {"mask": "channel", "rate": 0.15}
     assert method.last_map and method.trainable and method.source.startswith("assumed")
-    assert len(method.pairs) == 8 and ("ResNet50", "vgg8") in method.pairs
+    assert len(method.pairs) == 8 + 3 and ("ResNet50", "vgg8") in method.pairs  # three of ImageNet

@@ -137,18 +137,6 @@ def test_any_batch_has_a_finite_loss(form, make, count):
     assert value.isfinite() and student.logits.grad.isfinite().all() and student.strong.logits.grad.isfinite().all()
 
 
-def test_it_descends():
-    loss, student, teacher, batch = case()
-    optimizer = torch.optim.Adam([student.logits, student.strong.logits], lr=0.05)
-    values = []
-    for _ in range(60):
-        values.append(loss(student, teacher, batch))
-        optimizer.zero_grad()
-        values[-1].backward()
-        optimizer.step()
-    assert values[-1] < 0.5 * values[0]
-
-
 def test_another_form_is_refused():
     with pytest.raises(ValueError, match="form: found 'half', expected public or masked"):
         case(form="half")

@@ -218,18 +218,6 @@ def test_any_batch_has_a_finite_loss(make, count):
     assert value.isfinite() and student.features[1].grad.isfinite().all()
 
 
-def test_it_descends():
-    loss, student, teacher, batch = case()
-    optimizer = torch.optim.Adam([student.features[1]], lr=0.05)
-    values = []
-    for _ in range(60):
-        values.append(loss(student, teacher, batch))
-        optimizer.zero_grad()
-        values[-1].backward()
-        optimizer.step()
-    assert values[-1] < 0.5 * values[0]
-
-
 def test_what_it_is_not_defined_for_is_refused():
     with pytest.raises(ValueError, match="one's size is a multiple of the other's, found 3 and 4"):
         case((8, 3, 3), (4, 4, 4))

@@ -9,6 +9,7 @@ from support.zoo import LONGER, PAIRS, SHAPES_S, SHAPES_T, make_case, make_pair,
 from torch import nn
 
 from distiller_zoo import Batch, Method, Output, distiller_dict, resolve_method
+from distiller_zoo.method import OF_PAIR
 from models import model_dict
 
 EVERY_METHOD = pytest.mark.parametrize("key, method", distiller_dict.items(), ids=list(distiller_dict))
@@ -40,7 +41,7 @@ PUBLISHED = {
     "semckd": ((1, 1, 400), {"reduction": 4}, {}),
     "simkd": ((0, 0, 1), {}, {"last_map": True}),
     "dist": ((1, 0, 1), {"inter": 2, "intra": 2}, {}),
-    "reviewkd": ((1, 0, 5), {}, {"preact_t": True, "warmup": 20}),
+    "reviewkd": ((1, 0, 5), {"width": 512}, {"preact_t": True, "warmup": 20}),
     "catkd": ((1, 0, 15), {"form": "normalised", "resolution": 2}, {"last_map": True}),
     "kdsvd": ((1, 0, 1), {}, {}),
 }
@@ -74,10 +75,10 @@ def test_the_first_stage_has_its_own_rate_for_the_students_that_are_named():
 def test_an_entry_says_where_it_comes_from(key, method):
     assert method.name and method.citation
     assert method.citation[-4:].isdigit()  # the year
-    assert bool(method.elsewhere) == bool(method.by_pair)
+    assert method.by_pair or not method.elsewhere
     for entry in (method, method.on_standardized_logits()):
         assert entry.source.startswith(("published: ", "assumed: "))
-        assert not method.by_pair or entry.elsewhere.startswith(("published: ", "assumed: "))
+        assert not entry.elsewhere or entry.elsewhere.startswith(("published: ", "assumed: "))
 
 
 @EVERY_METHOD
@@ -85,12 +86,12 @@ def test_pairs_are_of_known_networks_and_their_settings_are_options(key, method)
     for pair in [*method.by_pair, *(method.pairs or ())]:
         assert len(pair) == 2 and set(pair) <= model_dict.keys(), pair
     for pair, settings in method.by_pair.items():
-        assert settings and settings.keys() <= {"beta", "source", *method.options}, pair
+        assert settings and settings.keys() <= {*OF_PAIR, "source", *method.options}, pair
         assert settings.get("source", "assumed: ").startswith(("published: ", "assumed: "))
         for name, value in settings.items():
             if name == "source":
                 continue
-            default = method.beta if name == "beta" else method.options[name]
+            default = getattr(method, name) if name in OF_PAIR else method.options[name]
             assert type(value) is type(default), (pair, name)
 
 
@@ -99,15 +100,18 @@ def test_options_have_a_default_of_a_plain_type(key, method):
     """The type by which a text from the command line is read."""
     for name, default in method.options.items():
         assert type(default) in (bool, int, float, str), name
+    assert all(isinstance(method.options[name], int) for name in method.in_epochs)
 
 
 @EVERY_METHOD
 def test_a_schedule_is_of_shares_that_rise_to_1(key, method):
-    assert method.schedule.keys() <= {"kd", "other"}
-    for steps in method.schedule.values():
-        shares = [until for until, _ in steps]
-        assert shares == sorted(set(shares)) and shares[0] > 0 and shares[-1] == 1.0
-        assert max(factor for _, factor in steps) == 1.0
+    schedules = [method.schedule, *(values["schedule"] for values in method.by_pair.values() if "schedule" in values)]
+    for schedule in schedules:
+        assert schedule.keys() <= {"kd", "other"}
+        for steps in schedule.values():
+            shares = [until for until, _ in steps]
+            assert shares == sorted(set(shares)) and shares[0] > 0 and shares[-1] == 1.0
+            assert 0 < max(factor for _, factor in steps) <= 1.0
 
 
 @EVERY_METHOD
@@ -163,6 +167,7 @@ FORMS = [
     ("fitnet", {"hint": 3}),
     ("fsp", {"pool": "max"}),
     ("ft", {"form": "factor"}),
+    ("mgd", {"mask": "pixel"}),
 ]
 EVERY_LOSS = pytest.mark.parametrize("key", WITH_LOSS)
 
