@@ -390,6 +390,24 @@ def test_the_commands_of_a_shortened_ablation(dry_run):
     ]
 
 
+def test_several_processes_are_started_by_torchrun_where_a_stage_can_be_shared(dry_run):
+    """Not the fit of a RipsNet, nor a method with a memory; and 32 images of a process are no cloud of 64."""
+    options = ("--row", "resnet56:resnet20", "--methods", "KD,TopKD,CRD", "--trials", 1, "--nproc", 2)
+    lines = dry_run("--table", "cifar100_homogeneous", *options)
+    by = f"python -m torch.distributed.run --standalone --nproc_per_node 2 {os.path.relpath(ROOT)}/"
+    assert lines == [
+        f"{by}train_teacher.py --model resnet56",
+        f"{by}{STUDENT} --trial 1",
+        f"{by}generate_PCD_PI.py --path_t {T56}",
+        f"train_ripsnet.py --path_t {T56}",
+        f"{by}{STUDENT} -d 5 --gather_clouds --trial 1",
+        f"{STUDENT} --distill crd --trial 1",
+        "make_tables.py",
+    ]
+    with pytest.raises(UserError, match="--nproc: found 3, expected a divisor of the batch of 64 images"):
+        dry_run("--table", "cifar100_homogeneous", "--nproc", 3)
+
+
 def test_sum_pooling_reaches_stage_3_and_the_figure(dry_run):
     path = "--path_t save_t_models/vgg13_cifar100_trial1/best.pth"
     assert dry_run("--figure", "pi", "--row", "vgg13:mobilenetv2") == [

@@ -185,8 +185,14 @@ def test_a_job_gets_the_gpu_that_the_fewest_use(monkeypatch):
         given[name] = runner.environment(Job(name, ("x",)))["CUDA_VISIBLE_DEVICES"]
     assert given == {"a": "0", "b": "1", "c": "0", "d": "1"}
     for name in "bd":
-        del runner.gpu_of[name]
+        del runner.gpus_of[name]
     assert runner.environment(Job("e", ("x",)))["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def test_a_job_of_several_processes_gets_a_gpu_for_each():
+    runner = Runner(2, ["0", "1", "2", "3"])
+    jobs = [Job(name, ("x",), processes=2) for name in "ab"]
+    assert [runner.environment(job)["CUDA_VISIBLE_DEVICES"] for job in jobs] == ["0,1", "2,3"]
 
 
 @pytest.fixture

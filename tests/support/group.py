@@ -44,6 +44,7 @@ def objective(kind):
         other=other,
         topology=WassersteinTopology() if cloud_size else None,
         cloud_size=cloud_size,
+        epochs=2,
         widths=(64, 256),
     )
 

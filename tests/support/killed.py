@@ -9,6 +9,7 @@
     replace:K    SIGKILL before the K-th rename, of which every file that is written whole needs one
     half:K       SIGKILL when half of the K-th such file is written
     full:K       before the K-th rename the disk is full: no file can grow from then on
+    fail:K       the K-th batch cannot be read
     wait:K       before the K-th batch, wait until there is a file `go` in the current folder
     count        not at all, and print in the end how many batches, renames and such files there were
 
@@ -30,7 +31,7 @@ from pathlib import Path
 import torch
 import torch.utils.tensorboard  # noqa: F401  imported here to be there already when a process is forked from this one
 
-from dataset import EpochPlan, dataset_dict
+from dataset import DatasetUnavailable, EpochPlan, dataset_dict
 from helper.clouds import fitting, outputs, store
 from helper.student import pictures  # noqa: F401  likewise
 from helper.training import loop
@@ -57,6 +58,10 @@ def wait_for_go(*arguments):
         time.sleep(0.05)
 
 
+def fail(*arguments):
+    raise DatasetUnavailable("image.JPEG: damaged")
+
+
 def fill_disk(*paths):
     """64 bytes are left to every file: less than any of ours, but a semaphore, which counts as one, has 32."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
@@ -71,6 +76,7 @@ POINTS = {
     "replace": (os, "replace", functools.partial(send, signal.SIGKILL)),
     "half": (os, "fsync", halve_and_kill),
     "full": (os, "replace", fill_disk),
+    "fail": (EpochPlan, "images", fail),
     "wait": (EpochPlan, "images", wait_for_go),
 }
 COUNTED = ("batch", "replace", "half")
