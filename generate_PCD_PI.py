@@ -40,7 +40,7 @@ from helper.clouds.making import (
     report_quality,
 )
 from helper.clouds.store import CloudSet, claim, images_of
-from helper.data import load_data
+from helper.data import image_files, load_data
 from helper.errors import UserError
 from helper.files import lock
 from helper.files.atomic import read_json, write_json
@@ -63,6 +63,7 @@ def get_args_parser() -> Parser:
     return parser
 
 
+@image_files()
 def main(args) -> None:
     data, clouds, making = read(args, Data), read(args, Clouds), read(args, CloudMaking)
     teacher = load_network(args.path_t, args.model_t, "--model_t", data.device, data.dataset)

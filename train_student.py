@@ -27,10 +27,10 @@ import dataclasses
 from dataset import TrainLoader
 from helper.cli.parser import Listing, Parser, read, run
 from helper.cli.types import model, model_help
-from helper.data import load_data, num_classes
+from helper.data import image_files, load_data, num_classes
 from helper.files.paths import STUDENTS
 from helper.files.run import Run, results_row
-from helper.networks import load_network
+from helper.networks import check_image_size, load_network
 from helper.settings import Clouds, Data, Loss, Repetition, Teacher, Training, plain
 from helper.student.build import build_objective, build_student
 from helper.student.distillation import FirstStage
@@ -54,10 +54,12 @@ def get_args_parser() -> Parser:
     return parser
 
 
+@image_files()
 def main(args) -> None:
     loss, clouds, data = read(args, Loss), read(args, Clouds), read(args, Data)
     training, repetition = read(args, Training), read(args, Repetition).resolved()
     classes, device = num_classes(args.dataset), args.device
+    check_image_size(args.model_s, args.dataset, "--model_s")
     student = build_student(args.model_s, classes, repetition.seed, device)  # first: the same for every method
     teacher = load_network(args.path_t, args.model_t, "--model_t", device, args.dataset)
     settings = resolve(loss, clouds, data, training, repetition, teacher.arch, args.model_s)

@@ -347,7 +347,10 @@ def test_published_numbers_alone_make_tables(tables, monkeypatch):
     Path("results/published.csv").write_bytes(PUBLISHED.read_bytes())
     text = tables("--runs", "results/runs")
     assert text.count("## ") == 4 and "of the best test epoch" not in text
-    assert cells(section(text, "imagenet, homogeneous"), "DKD")["resnet34_imagenet > resnet18_imagenet published"] == "71.70 B3"
+    assert (
+        cells(section(text, "imagenet, homogeneous"), "DKD")["resnet34_imagenet > resnet18_imagenet published"]
+        == "71.70 B3"
+    )
     assert text.count("Ours: not run.") == 4
 
 
