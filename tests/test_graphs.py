@@ -608,4 +608,6 @@ def test_random_numbers_of_runs_side_by_side_are_their_own():
 ])  # fmt: skip
 def test_trials_that_are_not_runs_of_their_own_are_refused(options, message):
     with pytest.raises(UserError, match=message):
-        train_student.main(train_student.get_args_parser().parse_args([*STUDENT.replace("noise", "cifar100").split(), *options]))
+        train_student.main(
+            train_student.get_args_parser().parse_args([*STUDENT.replace("noise", "cifar100").split(), *options])
+        )
