@@ -319,6 +319,8 @@ def test_what_a_method_counts_in_epochs_shrinks_with_the_table(dry_run):
         _, *students, _ = dry_run("--table", "cifar100_homogeneous", *options, "--epochs", epochs)
         for line, option, value in zip(students, ("set", "warmup", "first_epochs"), expected, strict=True):
             assert (f" --{option} {value} " in line) == bool(value) and (f"--{option}" in line) == bool(value)
+    options = ("--table", "imagenet_homogeneous", "--methods", "CTKD", "--trials", 1, "--epochs", 40)
+    assert " --set ramp=2 " in dry_run(*options)[-2]  # on ImageNet 5 of 100
 
 
 def test_all_arms_of_a_seed_come_before_the_next_seed():

@@ -99,6 +99,7 @@ def begin(end, tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_the_runs_that_are_compared_are_not_trivial(end, expected):
     paths = " ".join([*expected("student"), *expected("ripsnet")])
     for part in ("best.pth", "log.csv", "args.json", "images_dim1/00002.npy", "ripsnet_dim1_mean", "results/runs"):
@@ -125,8 +126,8 @@ def test_the_runs_that_are_compared_are_not_trivial(end, expected):
         pytest.param(
             "ripsnet", "replace:5", id="ripsnet, after epoch 2 and before its checkpoint", marks=pytest.mark.slow
         ),
-        pytest.param("ripsnet", "replace:7", id="ripsnet, no last.pth between two renames"),
-        pytest.param("student", "batch:15", id="student, in the middle of epoch 2"),
+        pytest.param("ripsnet", "replace:7", id="ripsnet, no last.pth between two renames", marks=pytest.mark.slow),
+        pytest.param("student", "batch:15", id="student, in the middle of epoch 2", marks=pytest.mark.slow),
         pytest.param("ft", "batch:15", id="student, in the middle of its first stage", marks=pytest.mark.slow),
         pytest.param("ft", "batch:35", id="student, after its first stage", marks=pytest.mark.slow),
         pytest.param("crd", "batch:15", id="student, with a memory", marks=pytest.mark.slow),

@@ -250,8 +250,8 @@ def test_settings_are_values():
 
 
 def test_every_option_of_a_loss_or_a_cloud_can_show_in_a_name():
-    """Or it is what the method's name says, or where a file lies."""
-    elsewhere = {"distill", "set", "logit_stand", "topology", "ripsnet"}
+    """Or it is what the method's name says, or where a file lies, or how processes work together."""
+    elsewhere = {"distill", "set", "logit_stand", "topology", "ripsnet", "gather_clouds"}
     fields = {field.name for section in (Loss, Clouds) for field in dataclasses.fields(section)}
     assert fields - elsewhere == names.VARIANT.keys() - {"options"}
 

@@ -168,8 +168,9 @@ def own_epochs(table: Table, row: str, method: str) -> dict[str, Any]:
     entry = distiller_dict[method].for_pair(*networks(row))
     published = {"warmup": entry.warmup, "first_epochs": entry.first_epochs}
     found: dict[str, Any] = {name: scaled(value) for name, value in published.items() if value}
+    _, options, _ = entry.settings(*networks(row))
     if entry.in_epochs:
-        found["set"] = tuple(f"{name}={scaled(entry.options[name])}" for name in entry.in_epochs)
+        found["set"] = tuple(f"{name}={scaled(options[name])}" for name in entry.in_epochs)
     return {name: value for name, value in found.items() if value != published.get(name)}
 
 
