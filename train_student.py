@@ -32,6 +32,7 @@ import argparse
 from typing import Any, NamedTuple
 
 from dataset import LabelledImages
+from helper import distributed
 from helper.cli.parser import Listing, Parser, read, run
 from helper.cli.types import model, model_help, number
 from helper.data import load_data, num_classes, train_loader
@@ -124,6 +125,11 @@ def main(args) -> None:
 def check_trials(args, trials: list[int]) -> None:
     if len(set(trials)) < len(trials):
         raise UserError(f"--trial: found {' '.join(map(str, trials))}, in which a trial is duplicated")
+    if len(trials) > 1 and distributed.world() > 1:
+        raise UserError(
+            f"--trial: found {len(trials)} trials and {distributed.world()} processes; give one trial, or start it "
+            "without torchrun"
+        )
     for option in ("name", "seed"):
         if len(trials) > 1 and getattr(args, option) is not None:
             raise UserError(f"--{option}: has no effect on {len(trials)} trials, which need one each; leave it out")
