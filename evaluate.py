@@ -27,7 +27,7 @@ from typing import Any
 from dataset import dataset_dict
 from helper.cli.parser import Parser, read, run
 from helper.cli.types import model, model_help
-from helper.data import class_names, load_data
+from helper.data import class_names, image_files, load_data
 from helper.errors import UserError
 from helper.files.atomic import write_json
 from helper.files.provenance import command, device_name, git_commit, versions
@@ -104,6 +104,7 @@ def get_args_parser() -> Parser:
     return parser
 
 
+@image_files()
 def main(args) -> None:
     data, asked = read(args, Data), comparison_of(args)
     check_options(args, asked)

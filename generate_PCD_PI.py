@@ -50,7 +50,7 @@ from helper.clouds.making import (
 )
 from helper.clouds.outputs import cached_teacher, uncached
 from helper.clouds.store import CloudSet, claim, images_of, is_claimed
-from helper.data import load_data
+from helper.data import image_files, load_data
 from helper.errors import UserError
 from helper.files import lock
 from helper.files.atomic import read_json, write_json
@@ -73,6 +73,7 @@ def get_args_parser() -> Parser:
     return parser
 
 
+@image_files()
 def main(args) -> None:
     data, clouds, making = read(args, Data), read(args, Clouds), read(args, CloudMaking)
     if making.teacher_cache and (reason := uncached(data.dataset, clouds.tda_layer_t, clouds.pcd_bn)):

@@ -30,7 +30,7 @@ from helper.clouds.embedding import Embedder
 from helper.clouds.fitting import CloudData, fit_ripsnet, fits_in_memory, predict
 from helper.clouds.layers import layer_width
 from helper.clouds.store import CLAIM, CloudSet, images_of, locked
-from helper.data import load_data
+from helper.data import image_files, load_data
 from helper.errors import UserError
 from helper.files import checkpoint
 from helper.files.atomic import write_json
@@ -57,6 +57,7 @@ def get_args_parser() -> Parser:
     return parser
 
 
+@image_files()
 def main(args) -> None:
     data = read(args, Data)
     teacher = load_network(args.path_t, args.model_t, "--model_t", data.device, data.dataset)

@@ -35,11 +35,11 @@ from dataset import LabelledImages
 from helper import distributed
 from helper.cli.parser import Listing, Parser, read, run
 from helper.cli.types import model, model_help, number
-from helper.data import load_data, num_classes, train_loader
+from helper.data import image_files, load_data, num_classes, train_loader
 from helper.errors import UserError
 from helper.files.paths import STUDENTS
 from helper.files.run import Run, results_row
-from helper.networks import Network, load_network
+from helper.networks import Network, check_image_size, load_network
 from helper.settings import (
     WHOLE,
     Clouds,
@@ -106,6 +106,7 @@ class Student(NamedTuple):
     about: dict[str, Any]
 
 
+@image_files()
 def main(args) -> None:
     trials = args.trials or [args.trial]
     check_trials(args, trials)
@@ -140,6 +141,7 @@ def prepare(args, repetition: ResolvedRepetition, sets: tuple[LabelledImages, La
     are drawn meanwhile."""
     loss, clouds, data, training = read(args, Loss), read(args, Clouds), read(args, Data), read(args, Training)
     classes, device = num_classes(args.dataset), args.device
+    check_image_size(args.model_s, args.dataset, "--model_s")
     student = build_student(args.model_s, classes, repetition.seed, device)  # first: the same for every method
     teacher = load_network(args.path_t, args.model_t, "--model_t", device, args.dataset)
     settings = resolve(loss, clouds, data, training, repetition, teacher.arch, args.model_s)

@@ -19,6 +19,7 @@ from helper.cli.types import model, model_help
 from helper.data import load_data, train_loader
 from helper.files.paths import TEACHERS
 from helper.files.run import Run, results_row
+from helper.networks import check_image_size
 from helper.settings import Data, Repetition, Training, plain
 from helper.student.build import build_student
 from helper.student.names import schedule, teacher_name, variant
@@ -38,6 +39,7 @@ def get_args_parser() -> Parser:
 
 def main(args) -> None:
     data, info = read(args, Data), dataset_dict[args.dataset]
+    check_image_size(args.model, args.dataset, "--model")
     training, repetition = read(args, Training).resolved(args.model, info.recipe), read(args, Repetition).resolved()
     name = repetition.name or teacher_name(args.model, data, training, repetition, info.recipe)
     options = {"model": args.model, **plain(data, training, repetition)}

@@ -31,7 +31,7 @@ import torch
 from helper.cli.parser import Parser, read, run
 from helper.cli.types import model, model_help, number, positive
 from helper.clouds.embedding import cloud_loader
-from helper.data import class_names, image_size, load_data
+from helper.data import class_names, class_titles, image_files, image_size, load_data
 from helper.errors import UserError
 from helper.files.paths import RESULTS, teacher_run
 from helper.networks import load_network
@@ -85,7 +85,12 @@ def get_args_parser() -> Parser:
     umap.add_argument(
         "--method", choices=list(figure_data.EMBEDDINGS), default="umap", help="t-SNE where umap-learn is not installed"
     )
-    umap.add_argument("--classes", nargs="+", metavar="CLASS", help="numbers or names (default: the first ten)")
+    umap.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="CLASS",
+        help="numbers, names, or WordNet's numbers of ImageNet's classes (default: the first ten)",
+    )
     umap.add_argument(
         "--images", type=number(Number(int, 2)), default=100, help="of a class, at most (default: %(default)s)"
     )
@@ -197,9 +202,9 @@ def embeddings(args) -> None:
     method = figure_data.available(args.method)
     networks = figure_data.load_networks(shown, data)
     _, test_set = load_data(data)
-    names = class_names(data)
-    classes = figure_data.choose_classes(names, args.classes or names[:10])
-    names = [names[i] for i in classes]
+    names, titles = class_names(data), class_titles(data)
+    classes = figure_data.choose_classes(names, args.classes or names[:10], titles)
+    names = [titles[i] for i in classes]
     index, labels = figure_data.images_of_classes(test_set, classes, args.images, args.seed)
     points, scores, notes = [], [], []
     for network in networks.values():
@@ -255,6 +260,7 @@ def training_curves(args) -> None:
     figures.save(args.out / f"curves_{identity.several(every)}", drawn, rows)
 
 
+@image_files()
 def main(args) -> None:
     args.draw(args)
 

@@ -7,6 +7,7 @@ memory-mapped chunks. The variants take turns; minimum and median are over the t
 """
 
 import argparse
+import contextlib
 import tempfile
 import time
 from pathlib import Path
@@ -16,8 +17,9 @@ import torch
 
 from benchmarks.report import compare, write_report
 from helper.cli.parser import exact_kernels
-from helper.clouds.fitting import CloudData, TrainStep, train_epoch
+from helper.clouds.fitting import CloudData, ReplayedSteps, TrainStep, train_epoch
 from helper.clouds.store import CloudSet, Origin, claim
+from helper.training.graphs import capture_on
 from ripsnet import RipsNet
 
 BATCH, POINTS, WIDTH = 64, 64, 64
@@ -37,6 +39,7 @@ def make_files(folder: Path, count: int) -> CloudSet:
 def main(args) -> None:
     exact_kernels()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    stream = torch.cuda.Stream() if device.type == "cuda" else None
 
     def clock() -> float:
         if device.type == "cuda":
@@ -44,24 +47,28 @@ def main(args) -> None:
         return time.perf_counter()
 
     def epoch_of(data: CloudData):
-        step, numbers = TrainStep(RipsNet(WIDTH).to(device), 5e-4, BATCH), iter(range(10**6))
+        step, numbers = TrainStep(RipsNet(WIDTH).to(device), 5e-4), iter(range(10**6))
+        capture, replayed = capture_on(device), None
+        if capture is not None and data.on_device:
+            replayed = ReplayedSteps(step, data, BATCH, capture)
 
         def measure() -> float:
             order = data.order(0, next(numbers))
             began = clock()
-            train_epoch(step, data, order, BATCH)
+            with torch.cuda.stream(stream) if replayed else contextlib.nullcontext():
+                train_epoch(step, data, order, BATCH, replayed)
             return (clock() - began) / (len(order) / BATCH)
 
         return measure
 
     def bare(data: CloudData):
-        step = TrainStep(RipsNet(WIDTH).to(device), 5e-4, BATCH)
+        step = TrainStep(RipsNet(WIDTH).to(device), 5e-4)
         fixed = data.batch(data.order(0, 0)[:BATCH])
 
         def measure() -> float:
             began = clock()
             for _ in range(args.clouds // BATCH):
-                step.eager(*fixed)
+                step(*fixed)
             return (clock() - began) / (args.clouds // BATCH)
 
         return measure

@@ -5,15 +5,19 @@ validation images, which serve as the test set; the images may not be passed on,
 J. Howard, Imagenette, https://github.com/fastai/imagenette: 9,469 and 3,925 images.
 """
 
+import re
 from collections.abc import Callable
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 
 from torchvision.datasets import Imagenette
+from torchvision.models import ResNet34_Weights
 
 from .folder import class_folders, open_folders, subfolder
 from .info import DatasetInfo, DatasetUnavailable, Recipe
+
+WORDNET = re.compile(r"n\d{8}")  # what WordNet's numbers look like
 
 
 def _imagenette_folder(name: str, data_dir: str) -> Path:
@@ -38,6 +42,27 @@ def _class_names(find: Callable[[str, str], Path], name: str, data_dir: str) -> 
     return class_folders(find(name, data_dir) / "val")
 
 
+IMAGENETTE = {
+    "n01440764": "tench",
+    "n02102040": "English springer",
+    "n02979186": "cassette player",
+    "n03000684": "chain saw",
+    "n03028079": "church",
+    "n03394916": "French horn",
+    "n03417042": "garbage truck",
+    "n03425413": "gas pump",
+    "n03445777": "golf ball",
+    "n03888257": "parachute",
+}
+
+
+def _titles(names: list[str]) -> list[str]:
+    """What the classes are called; the names of folders that are no numbers of WordNet's stay as they are."""
+    if len(names) == 1000 and all(WORDNET.fullmatch(name) for name in names):
+        return list(ResNet34_Weights.IMAGENET1K_V1.meta["categories"])
+    return [IMAGENETTE.get(name, name) for name in names]
+
+
 # The schedule of the literature (He et al., CVPR 2016, with torchvision's 0.1 a batch of 256, and steps at 30, 60, 90).
 # A cloud is as large as the published ones of CIFAR-100, so that a batch is cut into four; this is assumed.
 RECIPE = Recipe(epochs=100, lr_decay_epochs=(30, 60, 90), lr=0.1, weight_decay=1e-4, batch_size=256, cloud_size=64)
@@ -55,6 +80,7 @@ imagenet, imagenette = (
         recipe=RECIPE,
         images=images,
         class_names=partial(_class_names, find, name),
+        class_titles=_titles,
         open=partial(open_folders, find=find),
     )
     for name, classes, images, find in (

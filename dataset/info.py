@@ -45,6 +45,8 @@ class DatasetInfo:
     recipe: None for that of the 32 x 32 images.
     images: how many (training, test) images the complete set has; None where nobody knows.
     class_names(data_dir): the names of the classes in the order of their labels; None where they have numbers only.
+    class_titles(names): what the classes of these names, in the order of their labels, are called; None where the names
+        say it.
     """
 
     name: str
@@ -56,6 +58,7 @@ class DatasetInfo:
     image_size: int = 32
     padding: int = 4
     class_names: Callable[[str], list[str]] | None = None
+    class_titles: Callable[[list[str]], list[str]] | None = None
     open: Callable[..., tuple[Any, Any]] | None = None
     drop_last: bool = False
     recipe: Recipe | None = None

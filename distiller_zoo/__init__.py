@@ -290,12 +290,14 @@ distiller_dict: dict[str, Method] = {
         ReviewKD,
         beta=5.0,
         source="published: ReviewKD's script",
-        by_pair=REVIEWKD
-        | imagenet(
-            MDISTILLER,
-            {"beta": 1.0, "warmup": 1},
-            {"beta": 8.0, "warmup": 1, "width": 256, "source": f"{MDISTILLER}; the width: ReviewKD's script"},
-        ),
+        by_pair={
+            **REVIEWKD,
+            **imagenet(
+                MDISTILLER,
+                {"beta": 1.0, "warmup": 1},
+                {"beta": 8.0, "warmup": 1, "width": 256, "source": f"{MDISTILLER}; the width: ReviewKD's script"},
+            ),
+        },
         elsewhere="assumed: ReviewKD's most frequent weight",
         features=slice(1, None),
         preact_t=True,
@@ -316,7 +318,10 @@ distiller_dict: dict[str, Method] = {
         "Zhao et al., CVPR 2022",
         DKD,
         source="published: mdistiller",
-        by_pair=DKD_NCKD | imagenet(MDISTILLER, DKD_IMAGENET | {"nckd": 0.5}, DKD_IMAGENET | {"nckd": 2.0}),
+        by_pair={
+            **DKD_NCKD,
+            **imagenet(MDISTILLER, DKD_IMAGENET | {"nckd": 0.5}, DKD_IMAGENET | {"nckd": 2.0}),
+        },
         elsewhere="published: mdistiller's default",
         standardized={"beta": 9.0, "source": STANDARDIZATION, "elsewhere": STANDARDIZATION},
         warmup=20,
@@ -345,8 +350,10 @@ distiller_dict: dict[str, Method] = {
         CRCD,
         alpha=0.9,
         source=CRCD_ASSUMED,
-        by_pair=CRCD_UNEQUAL_WIDTHS
-        | {pair: {"gradient": "contrast", "source": AS_CIFAR} for pair in (MOBILENETV1, MOBILENETV2)},
+        by_pair={
+            **CRCD_UNEQUAL_WIDTHS,
+            **{pair: {"gradient": "contrast", "source": AS_CIFAR} for pair in (MOBILENETV1, MOBILENETV2)},
+        },
         elsewhere=CRCD_ASSUMED,
         features=(-1,),
         trainable=True,
@@ -372,8 +379,10 @@ distiller_dict: dict[str, Method] = {
         gamma=0.1,
         beta=0.9,
         source="published: CTKD's script",
-        by_pair={("resnet56", "resnet20"): {"ramp": 10}}
-        | imagenet("published: CTKD's script (120 epochs)", {"gamma": 1.0, "beta": 1.0, "ramp": 5}, None),
+        by_pair={
+            ("resnet56", "resnet20"): {"ramp": 10},
+            **imagenet("published: CTKD's script (120 epochs)", {"gamma": 1.0, "beta": 1.0, "ramp": 5}, None),
+        },
         elsewhere="assumed: CTKD's script for resnet56 > resnet20",
         trainable=True,
         own_T=True,
@@ -395,12 +404,14 @@ distiller_dict: dict[str, Method] = {
         NORM,
         gamma=0.1,
         source="published: NORM's README",
-        by_pair=NORM_PLACES
-        | imagenet(
-            "published: NORM's script (with a cosine learning rate)",
-            NORM_IMAGENET | {"gamma": 1.0},
-            NORM_IMAGENET | {"gamma": 0.125},
-        ),
+        by_pair={
+            **NORM_PLACES,
+            **imagenet(
+                "published: NORM's script (with a cosine learning rate)",
+                {**NORM_IMAGENET, "gamma": 1.0},
+                {**NORM_IMAGENET, "gamma": 0.125},
+            ),
+        },
         elsewhere=NORM_ASSUMED,
         features=(-2,),
         schedule={"other": ((10 / 240, 0.1), (20 / 240, 0.5), (180 / 240, 1.0), (210 / 240, 0.5), (1.0, 0.1))},

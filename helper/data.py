@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataset import DatasetUnavailable, LabelledImages, TrainLoader, dataset_dict, load_dataset
 
 from . import distributed
-from .errors import RunStopped, UserError
+from .errors import UserError
 from .settings import Data
 
 MOST_WORKERS = 16
@@ -15,6 +15,10 @@ MOST_WORKERS = 16
 
 def load_data(data: Data) -> tuple[LabelledImages, LabelledImages]:
     """(training set, test set) of --dataset from --data_dir, on --device."""
+    if data.workers is not None and dataset_dict[data.dataset].open is None:
+        raise UserError(
+            f"--workers: has no effect with --dataset {data.dataset}, whose images are kept on the device; leave it out"
+        )
     workers = data.workers
     if workers is None:
         workers = max(1, min(usable_cores() // distributed.local_world(), MOST_WORKERS))
@@ -53,11 +57,11 @@ def usable_cores() -> int:
 
 @contextlib.contextmanager
 def image_files() -> Iterator[None]:
-    """A file that turns out unreadable while images are read ends the run in one line that names it."""
+    """A file that turns out unreadable while images are read ends the program in one line that names it."""
     try:
         yield
     except DatasetUnavailable as error:
-        raise RunStopped(str(error)) from None
+        raise UserError(str(error)) from None
 
 
 def num_classes(dataset: str) -> int:
@@ -73,3 +77,9 @@ def class_names(data: Data) -> list[str]:
     """Names of the classes of --dataset in the order of their labels; their numbers where they have no names."""
     info = dataset_dict[data.dataset]
     return info.class_names(data.data_dir) if info.class_names else [str(label) for label in range(info.num_classes)]
+
+
+def class_titles(data: Data) -> list[str]:
+    """What the classes are called where that is not their names, in the order of their labels."""
+    info, names = dataset_dict[data.dataset], class_names(data)
+    return info.class_titles(names) if info.class_titles else names

@@ -14,11 +14,12 @@ from torch import nn
 
 from dataset import dataset_dict
 from distiller_zoo import ABSENT, Method, Pair, classifier, distiller_dict
-from models import create_model, feature_shapes, map_shape, resolve_name, to_device
+from models import FOR_IMAGENET, FOR_SMALL_IMAGES, create_model, feature_shapes, map_shape, resolve_name, to_device
 
 from .errors import UserError
 from .files.checkpoint import load, state_dict_of, weights_sha256
 
+SMALLEST, LARGEST = 64, 128  # pixels: of images for networks of ImageNet, and for those of 32 x 32 images
 SHORT = 100  # characters of a value in a message
 HUB = "https://download.pytorch.org/models"  # where torchvision's files are
 HUB_NAME = re.compile(r"[A-Za-z0-9_]+-([0-9a-f]{8})\.pth")  # with the first digits of the file's SHA-256
@@ -82,6 +83,8 @@ def load_network(
     assert arch is not None
     if None not in (dataset, trained_on) and trained_on != dataset:
         raise UserError(f"{path}: trained on {trained_on}, found --dataset {dataset}; give the same")
+    if dataset is not None:
+        check_image_size(arch, dataset, option if found is None else str(path))
     replaced = _replaced(content, path)
     with torch.device("meta"):  # names and shapes only
         head = list(state_dict if replaced else create_model(arch).state_dict())[-1]
@@ -117,6 +120,21 @@ def load_network(
         accuracy=_accuracy(content, path),
         dataset=trained_on,
         epoch=_epoch(content),
+    )
+
+
+def check_image_size(arch: str, dataset: str, where: str) -> None:
+    """UserError for a network of ImageNet and a data set of small images, and the reverse. where: what names it."""
+    size = dataset_dict[dataset].image_size
+    if arch in FOR_IMAGENET and size < SMALLEST:
+        made, instead = "ImageNet's images", "a network without _imagenet"
+    elif arch in FOR_SMALL_IMAGES and size > LARGEST:
+        made, instead = "images of 32 x 32 pixels", "a network whose name ends with _imagenet"
+    else:
+        return
+    raise UserError(
+        f"{where}: found {arch}, a network for {made}, but those of --dataset {dataset} are {size} x {size}; take "
+        f"{instead}, or another data set"
     )
 
 

@@ -33,6 +33,8 @@ from .vgg import VGG
 from .wrn import WideResNet
 
 __all__ = [
+    "FOR_IMAGENET",
+    "FOR_SMALL_IMAGES",
     "create_model",
     "feature_shapes",
     "fold_batchnorm",
@@ -56,6 +58,9 @@ model_dict: dict[str, Callable[..., nn.Module]] = {
     "mobilenetv1_imagenet": MobileNetV1,
     "mobilenetv2_imagenet": MobileNetV2ImageNet,
 }
+# What this project's networks are made for; one that is added later may be for anything.
+FOR_IMAGENET = frozenset(name for name in model_dict if name.endswith("_imagenet"))
+FOR_SMALL_IMAGES = frozenset(model_dict) - FOR_IMAGENET
 
 ALIASES = {"mobilenetv2": "MobileNetV2", "shufflev1": "ShuffleV1", "shufflev2": "ShuffleV2"}
 

@@ -195,6 +195,7 @@ def shipped_network():
     return network.eval()
 
 
+@pytest.mark.slow
 def test_the_student_s_snippet_loads_it_and_the_exported_program_is_the_same_function(student):
     names, _ = student
     images = torch.rand(5, 3, 32, 32)  # another batch size than that of the export

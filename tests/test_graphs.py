@@ -7,18 +7,17 @@ a replay does is tested with tests/support/tape.py, which stands in for CUDA's g
 import contextlib
 import copy
 import dataclasses
-import functools
 import itertools
 import shutil
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from support.artefacts import artefacts
 from support.running import work_in
 from support.tape import HostRead, Recording, Tape, name_of, refuse_host_reads, tensors
+from support.zoo import teacher_of
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -65,19 +64,6 @@ def images(count=IMAGES):
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=generator)
     return ImageSet(pixels, torch.arange(count) % 100, dataset_dict["cifar100"])
-
-
-@functools.cache
-def teacher_of(arch):
-    """In eval mode, with the statistics of a batch."""
-    torch.manual_seed(1)
-    model = create_model(arch).train()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        model(torch.randn(8, 3, 32, 32))
-    return SimpleNamespace(model=model.eval())
 
 
 def build(key="kd", topology=None, pair=("resnet8", "resnet8"), epochs=3):

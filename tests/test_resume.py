@@ -110,9 +110,16 @@ def test_the_runs_that_are_compared_are_not_trivial(end, expected):
     "stage, point",
     [
         pytest.param("teacher", "batch:15", id="teacher, in the middle of epoch 2"),
-        pytest.param("teacher", "late:15", id="teacher, in the middle of epoch 2, nothing saved but the best weights"),
+        pytest.param(
+            "teacher",
+            "late:15",
+            id="teacher, in the middle of epoch 2, nothing saved but the best weights",
+            marks=pytest.mark.slow,
+        ),
         pytest.param("teacher", "half:3", id="teacher, first checkpoint half written", marks=pytest.mark.slow),
-        pytest.param("teacher", "replace:5", id="teacher, between checkpoint and row of the log"),
+        pytest.param(
+            "teacher", "replace:5", id="teacher, between checkpoint and row of the log", marks=pytest.mark.slow
+        ),
         pytest.param("clouds", "batch:2", id="clouds, in the middle of a chunk", marks=pytest.mark.slow),
         pytest.param("clouds", "half:22", id="clouds, image half written"),
         pytest.param(
@@ -120,7 +127,7 @@ def test_the_runs_that_are_compared_are_not_trivial(end, expected):
         ),
         pytest.param("ripsnet", "replace:7", id="ripsnet, no last.pth between two renames"),
         pytest.param("student", "batch:15", id="student, in the middle of epoch 2"),
-        pytest.param("ft", "batch:15", id="student, in the middle of its first stage"),
+        pytest.param("ft", "batch:15", id="student, in the middle of its first stage", marks=pytest.mark.slow),
         pytest.param("ft", "batch:35", id="student, after its first stage", marks=pytest.mark.slow),
         pytest.param("crd", "batch:15", id="student, with a memory", marks=pytest.mark.slow),
         *(pytest.param(key, "batch:15", id=f"student, {key}", marks=pytest.mark.slow) for key in FURTHER),
@@ -203,6 +210,7 @@ def test_a_signal_saves_the_state_in_the_middle_of_an_epoch(begin, expected, sta
     assert artefacts(folder) == expected(stage)
 
 
+@pytest.mark.slow
 def test_a_second_signal_stops_at_once_and_harms_nothing(begin, expected):
     """Two interrupts at one batch: the second is an ordinary KeyboardInterrupt, so nothing more is saved."""
     folder = begin("teacher")
@@ -282,6 +290,7 @@ def test_the_run_survives_a_kill_after_its_checkpoint_was_damaged(begin, expecte
     assert artefacts(folder) == expected("teacher")
 
 
+@pytest.mark.slow
 def test_two_damaged_checkpoints_are_one_clear_line(begin):
     folder = interrupted_teacher(begin)
     truncate(folder / TEACHER / "last.pth")

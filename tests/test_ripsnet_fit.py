@@ -1,22 +1,21 @@
 """Stage 3, train_ripsnet.py: the data of the fit, its optimizer, early stopping, and what is reported, by NumPy."""
 
-import contextlib
-import copy
 import csv
 import json
 import shutil
+import sys
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from support.gudhis import gudhi_image
 from support.running import CLOUDS, POINTS, TEACHER, call, make_clouds, work_in
+from support.tape import Tape
 
 import train_ripsnet
 from helper.clouds import fitting
-from helper.clouds.fitting import CloudData, TrainStep, fit_ripsnet
+from helper.clouds.fitting import CloudData, TrainStep, fit_ripsnet, steps_at_once
 from helper.clouds.store import CloudSet, Origin, claim
 from helper.errors import RunStopped, UserError
 from helper.files import checkpoint
@@ -73,13 +72,13 @@ def random_set(count, points=6, width=5):
     return files, *(torch.from_numpy(read(kind, files.folder)) for kind in ("clouds", "images_dim0"))
 
 
-def fit_set(files, train, validation, epochs, patience=1000, lr=1e-3):
+def fit_set(files, train, validation, epochs, patience=1000, lr=1e-3, resume=False):
     """fit_ripsnet on ranges of clouds of width 5: (network, log)."""
     torch.manual_seed(0)
     network = RipsNet(5)
     fit = Fit(epochs=epochs, patience=patience, lr=lr, batch_clouds=4)
     data = [CloudData(files, 0, span.start, span.stop, CPU, True) for span in (train, validation)]
-    return network, fit_ripsnet(network, *data, Run(Path("run"), plain(fit), CPU, resume=False), fit)
+    return network, fit_ripsnet(network, *data, Run(Path("run"), plain(fit), CPU, resume), fit)
 
 
 @pytest.fixture(autouse=True)
@@ -149,7 +148,7 @@ def test_adamax_takes_the_steps_of_its_formula():
     clouds, images = torch.randn(3, 4, 6, 5), torch.rand(3, 4, 400)
     weight = network.layer7.linear.weight
     theta, m, u = weight.detach().double().clone(), 0.0, 0.0
-    step = TrainStep(network, lr=0.01, batch_size=4)
+    step = TrainStep(network, lr=0.01)
     for t in (1, 2, 3):
         loss = step(clouds[t - 1], images[t - 1])
         g = weight.grad.double()
@@ -160,29 +159,55 @@ def test_adamax_takes_the_steps_of_its_formula():
     assert loss.item() == pytest.approx(0.085, abs=0.02)  # the mean over pixels: 1/12 for uniform pixels
 
 
-def test_the_step_that_is_captured_in_a_graph_takes_the_steps_of_the_eager_one(monkeypatch):
-    """Without a GPU: a class stands in for CUDA's graph, whose replay is an eager step on the graph's own tensors. What
-    is checked is ours: the warm-up is undone, batches are copied in, short batches go around the graph."""
+@pytest.mark.parametrize("whole, count", [(2343, 71), (2347, 69), (100, 100), (7, 7), (1, 1), (101, 100), (97, 97)])
+def test_the_steps_of_a_graph_leave_few_over(whole, count):
+    assert steps_at_once(whole) == count
 
-    class Graph:
-        def replay(self):
-            captured.loss.copy_(captured.eager(captured.clouds, captured.images))
 
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "Stream", mock.MagicMock())
-    monkeypatch.setattr(torch.cuda, "current_stream", mock.MagicMock())
-    for context in ("stream", "graph", "device"):
-        monkeypatch.setattr(torch.cuda, context, lambda _: contextlib.nullcontext())
-    torch.manual_seed(0)
-    network = RipsNet(16)
-    eager, captured = (TrainStep(copy.deepcopy(network), 5e-4, 4) for _ in range(2))
-    captured.on_cuda = True
-    for count in (3, 4, 4, 2, 4):
-        clouds, images = torch.rand(count, 5, 16), torch.rand(count, 400)
-        assert captured(clouds, images) == eager(clouds, images)
-    assert isinstance(captured.graph, Graph)
-    for ours, reference in zip(captured.network.parameters(), eager.network.parameters(), strict=True):
-        assert torch.equal(ours, reference)
+class Capturable(TrainStep):
+    """A step as on CUDA: Adamax counts its steps in a tensor that takes part in the computation."""
+
+    def __init__(self, network, lr):
+        super().__init__(network, lr)
+        self.on_cuda = self.optimizer.param_groups[0]["capturable"] = True
+
+
+@pytest.fixture
+def capturable(monkeypatch):
+    monkeypatch.setattr(sys.modules["torch.optim.adamax"], "_get_capturable_supported_devices", lambda **_: ["cpu"])
+    monkeypatch.setattr(fitting, "TrainStep", Capturable)
+
+
+def test_a_fit_whose_steps_are_replayed_equals_one_whose_steps_run(capturable, monkeypatch):
+    """43 clouds to train: ten whole batches in graphs of three, and a batch of three clouds."""
+    files, tape, found = random_set(50)[0], Tape(), []
+    monkeypatch.setattr(fitting, "steps_at_once", lambda whole: 3)
+    for capture in (None, tape):
+        monkeypatch.setattr(fitting, "capture_on", lambda device, capture=capture: capture)
+        network, history = fit_set(files, range(43), range(43, 50), epochs=3)
+        optimizer = checkpoint.load("run/last.pth")["optimizer"]["state"]
+        found.append((network.state_dict(), optimizer, [(row["train_mse"], row["val_mse"]) for row in history]))
+        shutil.rmtree("run")
+    (weights, slots, losses), (replayed, replayed_slots, replayed_losses) = found
+    assert tape.captures == 1 and losses == replayed_losses and len(set(losses)) == 3
+    assert all(torch.equal(weights[name], replayed[name]) for name in weights)
+    for number, slot in slots.items():
+        assert slot["step"] == 33 and all(torch.equal(slot[name], replayed_slots[number][name]) for name in slot)
+
+
+def test_a_replayed_fit_goes_on_from_its_checkpoint(capturable, monkeypatch):
+    files = random_set(50)[0]
+    monkeypatch.setattr(fitting, "steps_at_once", lambda whole: 3)
+    monkeypatch.setattr(fitting, "capture_on", lambda device: Tape())
+    monkeypatch.setattr(fitting, "SAVE_EVERY", 0.0)
+    whole, _ = fit_set(files, range(43), range(43, 50), epochs=4)
+    shutil.rmtree("run")
+    fit_set(files, range(43), range(43, 50), epochs=2)
+    state = checkpoint.load("run/last.pth")
+    state["args"]["epochs"] = 4
+    checkpoint.save(Path("run/last.pth"), state)
+    parts, _ = fit_set(files, range(43), range(43, 50), epochs=4, resume=True)
+    assert all(torch.equal(weights, parts.state_dict()[name]) for name, weights in whole.state_dict().items())
 
 
 def test_fitting_stops_after_patience_epochs_without_a_better_loss_and_keeps_the_best(monkeypatch):
@@ -201,6 +226,7 @@ def test_fitting_stops_after_patience_epochs_without_a_better_loss_and_keeps_the
     assert not torch.equal(seen[3]["layer1.linear.weight"], seen[6]["layer1.linear.weight"])
 
 
+@pytest.mark.slow
 def test_a_ripsnet_learns_eight_clouds_by_heart():
     files, clouds, _ = random_set(8)
     spec = {"dim": 0, "sigma": 0.5, "image_range": [0, 0, 0, 6], "maximum": 1}

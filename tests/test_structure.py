@@ -4,7 +4,6 @@ import ast
 import graphlib
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -121,11 +120,6 @@ def test_the_command_line_is_known_to_scripts_and_cli_alone():
             assert not found or path.name == "checkpoint.py", f"{path}: {found}"  # which may find one in a file
             parameters = {node.arg for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.arg)}
             assert "args" not in parameters, path
-
-
-def test_what_only_reads_tables_does_not_load_torch():
-    code = "import sys, make_tables, helper.experiments.catalogue; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

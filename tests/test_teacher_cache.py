@@ -19,6 +19,7 @@ import torch
 import torchvision.transforms.functional as TF
 from PIL import Image
 from support.artefacts import artefacts
+from support.marks import slow_but
 from support.processes import execute
 from support.running import CLASSES, CLOUDS, NOISE, POINTS, TEACHER, call, make_clouds, make_teacher, refused, work_in
 
@@ -217,9 +218,7 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=pytest.mark.slow if "Top" in name else ()) for name in METHODS]
-)
+@pytest.mark.parametrize("method", slow_but(["TopKD-wasserstein"], METHODS))
 def test_a_student_with_the_cache_follows_one_without(ready, monkeypatch, method):
     train(*METHODS[method], name="without")
     monkeypatch.setattr(outputs.OutputFiles, "fill", None)  # fails when called

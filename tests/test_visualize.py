@@ -11,6 +11,7 @@ import pytest
 import torch
 from matplotlib.collections import LineCollection
 from support.gudhis import gudhi_bars, gudhi_image
+from support.marks import slow_but
 from support.running import CLASSES, CLOUDS, POINTS, TEACHER, call, make_clouds, noise, refused, work_in
 
 import visualize
@@ -117,7 +118,7 @@ def texts(figure):
     return "\n".join([figure.get_suptitle(), *(ax.get_title() for ax in figure.axes)])
 
 
-@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("dim", slow_but([0], [0, 1]))
 def test_pi_shows_validation_clouds_by_their_error(drawn, dim):
     network = fit(dim)
     call(visualize, "pi", *DATA, "--batch_size", POINTS, "--dim", dim, "--clouds", 3)
@@ -157,7 +158,7 @@ def test_pi_shows_validation_clouds_by_their_error(drawn, dim):
         np.testing.assert_allclose(curves["RipsNet"], found[expected[2]].reshape(20, 20).mean(axis=1), rtol=1e-5)
 
 
-@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("dim", slow_but([1], [0, 1]))
 def test_pi_of_students_of_the_same_and_of_another_width(drawn, dim):
     network = fit(dim)
     student, wide = save_network(STUDENT / "best.pth", seed=3), save_network(WIDE, "resnet8x4", seed=4)
@@ -188,7 +189,7 @@ def test_pi_of_students_of_the_same_and_of_another_width(drawn, dim):
     assert "over 4 batches" in title
 
 
-@pytest.mark.parametrize("best, epochs", [((9, 2), [8, 9]), ((7, 3), [7, 8, 9])])
+@pytest.mark.parametrize("best, epochs", slow_but([((7, 3), [7, 8, 9])], [((9, 2), [8, 9]), ((7, 3), [7, 8, 9])]))
 def test_the_folder_of_a_run_stands_for_its_epochs(drawn, best, epochs):
     """Each set of weights once: the best may be those of the last epoch."""
     fit(0)
@@ -225,6 +226,7 @@ def test_scatter_counts_pixels(drawn):
         assert ax.collections[0].get_array().sum() == 3 * 20
 
 
+@pytest.mark.slow
 def test_a_ripsnet_of_fewer_clouds_is_shown_on_the_same_validation_clouds(drawn):
     network = fit(0, clouds=2)
     call(visualize, "pi", *DATA, "--batch_size", POINTS, "--ripsnet_clouds", 2)
@@ -481,6 +483,7 @@ def test_every_row_of_images_has_a_colour_bar(dim, bars_of_values):
     assert drawn == [pytest.approx(limits) for limits in (scale, scale, (-largest, largest))]
 
 
+@pytest.mark.slow
 def test_images_of_zeros_and_a_short_last_line():
     spec = ImageSpec(1, 0.4, "released", (0, 1, 0, 1), 1e3)
     panels = [figures.Images(str(i), "", np.zeros(400), None) for i in range(5)]

@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ..errors import Interrupted, RunStopped, UserError
 from ..files import checkpoint
 from ..files.run import Run
 from ..settings import Fit
+from ..training.graphs import Capture, Replayed, capture_on, own_stream
 from ..training.interrupts import StopRequest
 from ..training.progress import Bar, Progress
 from .store import CloudSet
@@ -24,6 +26,7 @@ from .store import CloudSet
 MIN_DELTA = 1e-10  # a smaller gain does not reset the patience (as published)
 SAVE_EVERY = 20.0  # seconds; epochs may be much shorter
 VALIDATION_BATCH = 1024
+MOST_STEPS = 100  # in a graph: so many that its launch costs nothing, and so few that it is captured at once
 # What a checkpoint of a fit holds.
 FIELDS: checkpoint.Fields = {
     "model": dict,
@@ -118,63 +121,77 @@ def fits_in_memory(needed: int, device: torch.device) -> bool:
 
 
 class TrainStep:
-    """One Adamax step on the mean squared error of a batch. On CUDA the step for a full batch is captured in a graph.
+    """One Adamax step on the mean squared error of a batch."""
 
-    RipsNet's kernels are tiny, so about 2,300 eager steps an epoch would mostly wait for launches.
-    """
-
-    def __init__(self, network: RipsNet, lr: float, batch_size: int):
-        self.network, self.batch_size = network, batch_size
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.on_cuda = next(network.parameters()).is_cuda
+    def __init__(self, network: RipsNet, lr: float):
+        self.network, self.on_cuda = network, next(network.parameters()).is_cuda
         self.optimizer = torch.optim.Adamax(network.parameters(), lr=lr, foreach=True, capturable=self.on_cuda)
+        if self.on_cuda:  # the steps that are not captured are few
+            warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")
 
-    def eager(self, clouds: Tensor, images: Tensor) -> Tensor:
+    def __call__(self, clouds: Tensor, images: Tensor) -> Tensor:
+        """Take the step; returns the loss before it, a scalar on the device."""
         loss = F.mse_loss(self.network(clouds), images)
-        self.optimizer.zero_grad(set_to_none=not self.on_cuda)  # a graph needs gradients that stay where they are
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         return loss.detach()
 
-    def __call__(self, clouds: Tensor, images: Tensor) -> Tensor:
-        """Take the step; returns the loss before it, a scalar on the device."""
-        if not self.on_cuda or len(clouds) != self.batch_size:
-            return self.eager(clouds, images)
-        if self.graph is None:
-            with torch.cuda.device(clouds.device):
-                self.graph = self._capture(clouds, images)
-        self.clouds.copy_(clouds)
-        self.images.copy_(images)
-        self.graph.replay()
-        return self.loss.clone()
 
-    def _capture(self, clouds: Tensor, images: Tensor) -> torch.cuda.CUDAGraph:
-        """Capture the step. The warm-up that capturing needs is undone, so a graphed run equals an eager one."""
-        self.clouds, self.images = clouds.clone(), images.clone()
-        weights = [parameter.detach().clone() for parameter in self.network.parameters()]
-        state = {p: {k: v.clone() for k, v in s.items()} for p, s in self.optimizer.state.items()}
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                self.eager(self.clouds, self.images)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.loss = self.eager(self.clouds, self.images)
-        with torch.no_grad():
-            for parameter, weight in zip(self.network.parameters(), weights, strict=True):
-                parameter.copy_(weight)
-                for key, value in self.optimizer.state[parameter].items():
-                    value.copy_(state[parameter][key]) if parameter in state else value.zero_()
-        return graph
+class ReplayedSteps:
+    """`count` steps on whole batches of an epoch at a call, which are captured in one CUDA graph.
+
+    RipsNet's kernels are tiny, so about 2,300 single steps an epoch would mostly wait for launches. Order, cursor (a
+    position in the order) and total (the loss so far, of all clouds) stay where they are on the device.
+    """
+
+    def __init__(self, step: TrainStep, data: CloudData, batch_size: int, capture: Capture):
+        self.step, self.data, self.size = step, data, batch_size
+        self.whole = len(data) // batch_size
+        self.count = steps_at_once(self.whole)
+        self.order = torch.zeros(len(data), dtype=torch.int64, device=data.device)
+        self.cursor = torch.zeros((), dtype=torch.int64, device=data.device)
+        self.places = torch.arange(batch_size, device=data.device)
+        self.total = torch.zeros((), device=data.device)
+        self.replayed = Replayed(self.next_steps, capture, warm_up=1)
+
+    def next_steps(self) -> None:
+        """The function that is captured."""
+        for _ in range(self.count):
+            index = self.order.index_select(0, self.cursor + self.places)
+            self.total += self.step(*self.data.batch(index)) * self.size
+            self.cursor += self.size
+
+    def epoch(self, order: Tensor) -> int:
+        """Take the steps of an epoch, but for fewer than `count` and a short batch at its end; returns how many clouds
+        they saw."""
+        self.order.copy_(order)
+        self.cursor.zero_(), self.total.zero_()
+        calls = self.whole // self.count
+        for _ in range(calls):
+            self.replayed()
+        return calls * self.count * self.size
 
 
-def train_epoch(step: TrainStep, data: CloudData, order: Tensor, batch_size: int) -> Tensor:
-    """One pass over the clouds in the given order; returns the mean loss, a scalar on the device."""
-    total = torch.zeros((), device=data.device)
-    for index in order.split(batch_size):
-        total += step(*data.batch(index)) * len(index)
+def steps_at_once(whole: int) -> int:
+    """How many of an epoch's steps make a graph, at most MOST_STEPS: as many as leave the fewest over."""
+    fewest = max(1, min(whole, MOST_STEPS // 3))
+    return min(range(fewest, max(1, min(whole, MOST_STEPS)) + 1), key=lambda count: (whole % count, -count))
+
+
+def train_epoch(
+    step: TrainStep, data: CloudData, order: Tensor, batch_size: int, replayed: ReplayedSteps | None = None
+) -> Tensor:
+    """One pass over the clouds in the given order; returns the mean loss, a scalar on the device.
+
+    replayed: takes most of the steps; it is of the same step, data and batch size.
+    """
+    total, seen = torch.zeros((), device=data.device), 0
+    if replayed is not None:
+        total, seen = replayed.total, replayed.epoch(order)
+    for index in order[seen:].split(batch_size):
+        if len(index):
+            total += step(*data.batch(index)) * len(index)
     return total / len(order)
 
 
@@ -200,7 +217,11 @@ class Fitting:
 
     def __init__(self, network: RipsNet, train: CloudData, validation: CloudData, run: Run, fit: Fit):
         self.network, self.train, self.validation, self.run, self.fit = network, train, validation, run, fit
-        self.step = TrainStep(network, fit.lr, fit.batch_clouds)
+        self.step = TrainStep(network, fit.lr)
+        self.replayed: ReplayedSteps | None = None
+        capture = capture_on(train.device)
+        if capture is not None and train.on_device and len(train) >= fit.batch_clouds:
+            self.replayed = ReplayedSteps(self.step, train, fit.batch_clouds, capture)
         self.progress = Progress()
         self.best, self.best_model, self.waited = math.inf, network.state_dict(), 0
         self.saved_at, self.saved_epoch = time.perf_counter(), 1
@@ -227,12 +248,8 @@ class Fitting:
                 group["capturable"] = self.step.on_cuda  # the run may have begun on another device; decides where
             self.step.optimizer.load_state_dict(state["optimizer"])  # counters go
             self.progress.load_state_dict(state)
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"{self.run.folder}: its checkpoint does not fit this run ({reason}); give the old options, or remove "
-                "the folder"
-            ) from None
+        except checkpoint.MISFITS as error:
+            raise checkpoint.misfit(self.run.folder, error) from None
         self.best, self.best_model, self.waited = state["best"], state["best_model"], state["waited"]
         self.saved_epoch = self.progress.epoch
         self.run.write_log(self.progress.history)
@@ -243,7 +260,7 @@ class Fitting:
         progress, epoch = self.progress, self.progress.epoch
         began = time.perf_counter()
         order = self.train.order(self.fit.seed, epoch)
-        loss = train_epoch(self.step, self.train, order, self.fit.batch_clouds).item()
+        loss = train_epoch(self.step, self.train, order, self.fit.batch_clouds, self.replayed).item()
         value = mean_squared_error(self.network, self.validation)
         if not math.isfinite(loss + value):
             raise RunStopped(
@@ -286,6 +303,7 @@ def fit_ripsnet(network: RipsNet, train: CloudData, validation: CloudData, run: 
     fitting.resume()
     done = len(fitting.progress.history)
     with (
+        own_stream(run.device),
         StopRequest() as stop,
         Bar(run.name, fit.epochs, "epoch", initial=done, per_unit=len(train), thing="clouds") as bar,
     ):

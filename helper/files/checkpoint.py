@@ -34,6 +34,8 @@ SAFE_GLOBALS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     *(type(np.dtype(name)) for name in ("float16", "float32", "float64", "int32", "int64", "bool")),
 ]
 Fields = Mapping[str, type | tuple[type, ...]]
+# What loading a state raises that is none of the object that loads it.
+MISFITS = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 def save(path: Path, state: dict, keep_previous: bool = False, option: str | None = None) -> None:
@@ -121,6 +123,14 @@ def check_fields(content: Any, fields: Fields, path: Path, kind: str) -> dict:
 
 def _as_tuple(types: type | tuple[type, ...]) -> tuple[type, ...]:
     return types if isinstance(types, tuple) else (types,)
+
+
+def misfit(folder: Path, error: Exception) -> UserError:
+    """What to say of a checkpoint, intact and of the right fields, that a run cannot go on from."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return UserError(
+        f"{folder}: its checkpoint does not fit this run ({lines[0]}); give the old options, or remove the folder"
+    )
 
 
 def load_latest(folder: Path, device: torch.device | str, fields: Fields, kind: str) -> dict | None:

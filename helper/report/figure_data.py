@@ -1,6 +1,7 @@
 """What the figures show: networks and their clouds, RipsNets and their validation clouds, embeddings, and logs."""
 
 import csv
+import difflib
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,7 +33,8 @@ from .figures import Images, pixel_grid
 from .identity import of_network, run_of, several
 
 EMBEDDINGS = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA"}
-IMAGES_A_FORWARD = 500
+IMAGES_A_FORWARD = 500  # of 32 pixels
+MOST_NAMES = 100  # of classes in a message
 Row = dict[str, float]
 
 
@@ -237,15 +239,20 @@ def network_images(
     ), panels
 
 
-def choose_classes(names: list[str], wanted: list[str]) -> list[int]:
-    """Numbers of the classes, each given by its number or its name."""
+def choose_classes(names: list[str], wanted: list[str], titles: Sequence[str] = ()) -> list[int]:
+    """Numbers of the classes, each given by its number, its name, or what it is called (titles)."""
+    numbers = {str(number): number for number in range(len(names))}
+    known = numbers | {title: number for number, title in enumerate(titles)}
+    known |= {name: number for number, name in enumerate(names)}
     chosen = []
     for text in wanted:
-        if text not in names and not (text.isdecimal() and int(text) < len(names)):
-            raise UserError(
-                f"--classes: found '{text}', expected numbers from 0 to {len(names) - 1} or names: {', '.join(names)}"
-            )
-        chosen.append(names.index(text) if text in names else int(text))
+        if text not in known:
+            near = difflib.get_close_matches(text, known.keys() - numbers.keys(), n=1, cutoff=0)
+            hint = f"names: {', '.join(names)}"
+            if len(names) > MOST_NAMES:
+                hint = f"names such as {near[0]}"
+            raise UserError(f"--classes: found '{text}', expected numbers from 0 to {len(names) - 1} or {hint}")
+        chosen.append(known[text])
     if len(set(chosen)) < max(2, len(chosen)):
         raise UserError(f"--classes: found {', '.join(wanted)}, expected at least two different classes")
     return chosen
@@ -261,7 +268,8 @@ def images_of_classes(images: LabelledImages, classes: list[int], count: int, se
 
 def pooled_features(network: Network, images: LabelledImages, index: Tensor) -> np.ndarray:
     """The pooled features (N, d) of the images with these numbers, not augmented."""
-    batches = (batch for batch, _ in images.plain(index.split(IMAGES_A_FORWARD)))
+    at_once = IMAGES_A_FORWARD if images.info.image_size <= 64 else IMAGES_A_FORWARD // 8
+    batches = (batch for batch, _ in images.plain(index.split(at_once)))
     return torch.cat(layer_outputs(network, batches, -1, "--path_s")).numpy()
 
 

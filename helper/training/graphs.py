@@ -5,7 +5,8 @@ way, such as a learning rate, is recorded as the number that it was; and nothing
 work must be a function of no arguments that finds and leaves everything in tensors that stay where they are.
 """
 
-from collections.abc import Callable, Hashable
+import contextlib
+from collections.abc import Callable, Hashable, Iterator
 from typing import Protocol
 
 import torch
@@ -32,6 +33,20 @@ def cuda_capture(function: Callable[[], None]) -> Replay:
 def capture_on(device: torch.device) -> Capture | None:
     """How work on a device is captured; None where there are no graphs."""
     return cuda_capture if device.type == "cuda" else None
+
+
+@contextlib.contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """A context whose work is queued on a new stream: after what is queued before, and before what is queued after it.
+    Nothing on a CPU."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream(device).wait_stream(stream)
 
 
 class Replayed:

@@ -139,12 +139,8 @@ class Trainer:
             if step > steps or (step > 0) != (images > 0):
                 raise ValueError(f"step {step} of {steps} after {images} images")
             math.fsum(row["test_acc"] for row in self.history)  # numbers, which the next epoch's is compared with
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"{self.run.folder}: its checkpoint does not fit this run ({reason}); give the old options, or remove "
-                "the folder"
-            ) from None
+        except checkpoint.MISFITS as error:
+            raise checkpoint.misfit(self.run.folder, error) from None
         self.run.was_complete = self.progress.epoch > self.training.epochs
         self.run.write_log(self.history)
         print(f"{self.run.name}: {len(self.history)} of {self.training.epochs} epochs are done", flush=True)

@@ -1,11 +1,14 @@
 """A student and a teacher as small as can be, and what a loss of the registry makes of them."""
 
+import functools
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from torch import nn
 
 from distiller_zoo import Batch, Method, Output, Pair, distiller_dict
+from models import create_model
 
 from .layers import array, at_smaller_size
 
@@ -54,6 +57,19 @@ def make_pair(shapes_s=SHAPES_S, shapes_t=SHAPES_T, dtype=torch.float64, **chang
         "batch_size": 4,
     }
     return Pair(shapes_s, shapes_t, **fields | changes)
+
+
+@functools.cache
+def teacher_of(arch):
+    """A network whose batch norms know a batch: without, the features of deep ones grow beyond all bounds."""
+    torch.manual_seed(1)
+    model = create_model(arch).train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model(torch.randn(16, 3, 32, 32))
+    return SimpleNamespace(model=model.eval())
 
 
 @dataclass
