@@ -10,6 +10,7 @@
     ... --distill fitnet --set hint=3 # with an option of its own
     ... --teacher_cache               # the teacher's outputs from a table, computed once for all its students
     ... --trial 1 2 3                 # three seeds side by side in one process, which fills a GPU; each ends as alone
+    torchrun --standalone --nproc_per_node 4 train_student.py ...   # by four GPUs, which share every batch
     python train_student.py --list    # the methods, their settings, options and pairs
     python train_student.py --config save_s_models/<run>/args.json --trial 2    # the same options again, another seed
 
