@@ -10,6 +10,7 @@
     ... --distill fitnet --set hint=3 # with an option of its own
     ... --teacher_cache               # the teacher's outputs from a table, computed once for all its students
     ... --trial 1 2 3                 # three seeds side by side in one process, which fills a GPU; each ends as alone
+    torchrun --standalone --nproc_per_node 4 train_student.py ...   # by four GPUs, which share every batch
     python train_student.py --list    # the methods, their settings, options and pairs
     python train_student.py --config save_s_models/<run>/args.json --trial 2    # the same options again, another seed
 
@@ -32,6 +33,7 @@ import argparse
 from typing import Any, NamedTuple
 
 from dataset import LabelledImages
+from helper import distributed
 from helper.cli.parser import Listing, Parser, read, run
 from helper.cli.types import model, model_help, number
 from helper.data import image_files, load_data, num_classes, train_loader
@@ -125,6 +127,11 @@ def main(args) -> None:
 def check_trials(args, trials: list[int]) -> None:
     if len(set(trials)) < len(trials):
         raise UserError(f"--trial: found {' '.join(map(str, trials))}, in which a trial is duplicated")
+    if len(trials) > 1 and distributed.world() > 1:
+        raise UserError(
+            f"--trial: found {len(trials)} trials and {distributed.world()} processes; give one trial, or start it "
+            "without torchrun"
+        )
     for option in ("name", "seed"):
         if len(trials) > 1 and getattr(args, option) is not None:
             raise UserError(f"--{option}: has no effect on {len(trials)} trials, which need one each; leave it out")

@@ -3,6 +3,7 @@
     python train_teacher.py --model resnet56                     # CIFAR-100, 240 epochs
     python train_teacher.py --model resnet56 --trial 2 --amp bf16
     python train_teacher.py --model resnet56 --resume            # continue after an interruption
+    torchrun --standalone --nproc_per_node 4 train_teacher.py --model resnet34_imagenet --dataset imagenet    # 4 GPUs
     python train_teacher.py --config save_t_models/<run>/args.json --trial 2    # the same options again, another seed
 
 Writes save_t_models/<model>_<dataset>_trial<n>/ (best.pth, last.pth, log.csv, args.json, TensorBoard), and when it ends

@@ -7,6 +7,7 @@ clouds/       a teacher's outputs and point clouds on disk, embedding, fitting a
 training/     the training loop
 networks.py   a network from anybody's checkpoint;  data.py  the data set that the options name
 files/        whole files, locks, checkpoints, run folders, paths, provenance
+distributed.py  what several processes of one run, started by torchrun, have to agree on
 settings.py   every option, declared once;  errors.py  how a program ends that cannot go on
 
 Beside them, for the scripts alone, cli/ makes parsers from the settings.

@@ -90,6 +90,7 @@ def only_first_speaks(ends):
         ("train_teacher.py --epochs x", "--epochs: found 'x'"),
         ("train_teacher.py --model resnet8 --dataset digits --device cpu --batch_size 33", "--batch_size: found 33"),
         (f"{DISTILL} --distill crd", "--distill crd: found 2 processes"),
+        (f"{DISTILL.replace('--name s', '')} --trial 1 2", "--trial: found 2 trials and 2 processes"),
         (f"{DISTILL} -d 5 --topology wasserstein", "--batch_size: found clouds of 16 images, of which each of 2"),
         (f"{DISTILL} -d 5 --cloud_size 8 --topology wasserstein --gather_clouds", "--gather_clouds: has no effect"),
         (f"generate_PCD_PI.py {SET} --num_clouds 100000", "--num_clouds: found 100000"),
