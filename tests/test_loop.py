@@ -20,7 +20,7 @@ from dataset import EpochPlan, ImageSet, TrainLoader, load_dataset
 from helper.cli.parser import run
 from helper.errors import RunStopped, UserError
 from helper.files import checkpoint
-from helper.files.run import Run
+from helper.files.run import Run, with_later_options
 from helper.settings import ResolvedLoss, ResolvedTraining, plain
 from helper.student.distillation import Distillation
 from helper.training import loop, progress
@@ -352,6 +352,16 @@ def test_a_checkpoint_from_before_next_epoch_was_stored_resumes(train_set):
     del state["devices"]
     checkpoint.save(Path(RUN, "last.pth"), state)
     assert log_of(train(TwoTerms(), train_set, epochs=3, resume=True)) == log_of(whole)
+
+
+def test_an_option_that_a_method_got_after_a_checkpoint_means_its_default():
+    """ReviewKD had no options; DKD's stand in their order, whatever is given."""
+    old = {"distill": "reviewkd", "set": [], "lr": 0.1}
+    assert with_later_options(old) == old | {"set": ["width=512"]}
+    assert with_later_options(old | {"set": ["width=256"]})["set"] == ["width=256"]
+    assert with_later_options({"distill": "dkd", "set": ["nckd=2.0"]})["set"] == ["tckd=1.0", "nckd=2.0"]
+    for unlike in ({"distill": "kd", "set": []}, {"lr": 0.1}, {"distill": "nobody's", "set": ["x=1"]}):
+        assert with_later_options(unlike) == unlike
 
 
 def test_a_run_says_where_it_is_when_its_output_is_no_terminal(train_set, monkeypatch, capsys):

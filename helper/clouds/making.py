@@ -67,8 +67,11 @@ def check_space(files: CloudSet, kinds: Sequence[str]) -> None:
 
 
 def as_size(count: int) -> str:
-    """'13.1 GB', '0.3 MB'."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+    """'13.1 GB', '50.4 MB', '15.4 kB'."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
 
 
 def clouds_of(files: CloudSet, chunk: int, embedder: Embedder) -> np.ndarray:

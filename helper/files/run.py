@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from distiller_zoo import distiller_dict
+
 from .. import distributed
 from ..errors import UserError
 from ..settings import NOT_PART_OF_A_RUN, SECTIONS, defaults
@@ -25,6 +27,16 @@ def write_args(folder: Path, options: dict[str, Any], commit: str, device: str) 
     """Write args.json: the resolved options, and the command, which --config repeats."""
     about = {"command": command(), "commit": commit, "versions": versions(options.get("dataset")), "device": device}
     write_json(folder / "args.json", {"args": options, **about})
+
+
+def with_later_options(args: dict[str, Any]) -> dict[str, Any]:
+    """The options of a student's checkpoint with those that its method got later, which then mean their defaults."""
+    method, given = distiller_dict.get(str(args.get("distill"))), args.get("set")
+    if method is None or not isinstance(given, list):
+        return args
+    values = dict(str(text).partition("=")[::2] for text in given)
+    values = {name: values.get(name, str(default)) for name, default in method.options.items()} | values
+    return args | {"set": [f"{name}={value}" for name, value in values.items()]}
 
 
 CONCLUDED = {"weights_source"}  # what follows from the other options, in words
@@ -82,7 +94,7 @@ class Run:
 
     def _check_options(self, old: dict[str, Any]) -> None:
         """Refuse a checkpoint of other options."""
-        new = self.part_of_it
+        new, old = self.part_of_it, with_later_options(old)
         known = [name for name in new if name not in CONCLUDED]
         differing = [name for name in known if old.get(name, DEFAULTS.get(name)) != new[name]]
         if differing := [name for name in differing if name not in self.may_grow]:
