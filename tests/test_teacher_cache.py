@@ -490,7 +490,7 @@ def test_a_student_that_was_killed_ends_as_one_that_never_stopped(trained, ended
 def test_two_students_that_begin_at_once_compute_one_table(trained, ended, tmp_path):
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     with ThreadPoolExecutor() as pool:
-        runs = [pool.submit(execute, "none", tmp_path, f"{STUDENT} --trial {trial}") for trial in (1, 2)]
+        runs = [pool.submit(execute, "none", tmp_path, command) for command in (STUDENT, f"{STUDENT} --trial 2")]
     found = [run.result() for run in runs]
     assert [status for status, _ in found] == [0, 0], found
     assert sum("computing the teacher's outputs" in printed for _, printed in found) == 1
