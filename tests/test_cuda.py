@@ -1,5 +1,5 @@
-"""What only a GPU can show: that a replayed step gives the numbers of one that runs, that kernels repeat themselves, and
-that they agree with the CPU. Left out where there is no CUDA.
+"""What only a GPU can show: that a replayed step gives the numbers of one that runs, that kernels repeat themselves,
+and that they agree with the CPU. Left out where there is no CUDA.
 
     python -m pytest -n 0 -s tests/test_cuda.py       # -s shows how close the numbers were
 
@@ -86,8 +86,8 @@ def closeness(found, expected):
 
 
 def train(objective, shown, capture=None, whole=50, lr=0.01):
-    """Take `whole` steps on whole batches in epochs of ten and a short batch; the sums of the terms after each step, and
-    the state at the end. The rate decays after the second epoch."""
+    """Take at least `whole` steps in epochs of ten whole batches and a short one; the sums of the terms after each step,
+    and the state at the end. The rate decays after the second epoch."""
     optimizer, meters, loader, replayed = training(objective, shown, capture, lr, BATCH)
     sums = []
     with own_stream(DEVICE):
