@@ -5,7 +5,6 @@ a replay does is tested with tests/support/tape.py, which stands in for CUDA's g
 """
 
 import contextlib
-import copy
 import dataclasses
 import itertools
 import shutil
@@ -14,93 +13,43 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.arms import CPU, METHODS, SPEC, TOPOLOGIES, build, images, state_of, training
 from support.artefacts import artefacts
 from support.running import work_in
 from support.tape import HostRead, Recording, Tape, name_of, refuse_host_reads, tensors
-from support.zoo import teacher_of
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ripsnet.diagrams
 import train_student
-from dataset import EpochPlan, ImageSet, TrainLoader, dataset_dict
-from distiller_zoo import distiller_dict
-from helper.cli.parser import read
+from dataset import EpochPlan, ImageSet, TrainLoader
 from helper.errors import Interrupted, RunStopped, UserError
 from helper.files import checkpoint
 from helper.files.run import Run
-from helper.settings import Clouds, Data, Loss, Repetition, ResolvedTraining, Training, plain
+from helper.settings import ResolvedTraining, plain
 from helper.student import distillation
-from helper.student.build import build_objective
 from helper.student.distillation import FirstStage
-from helper.student.weights import resolve
 from helper.training import loop
 from helper.training.graphs import Replayed
 from helper.training.interrupts import StopRequest
-from helper.training.loop import fit, make_optimizer
+from helper.training.loop import fit
 from helper.training.meters import Meters
 from helper.training.objective import Objective
 from helper.training.steps import ReplayedSteps, step, train_steps, why_eager
 from helper.training.turns import Turn, side_by_side
-from models import create_model
-from ripsnet import ExactTopology, ImageSpec, RipsNet, RipsNetTopology, WassersteinTopology
+from ripsnet import ExactTopology
 
-CPU, META = torch.device("cpu"), torch.device("meta")
+META = torch.device("meta")
 BATCH, IMAGES = 4, 27  # an epoch is six batches of four and a short one of three
-SPEC = ImageSpec(dim=0, sigma=0.35, sigma_rule="released", image_range=(0, 0, 1, 15), maximum=100.0)
-TOPOLOGIES = {
-    "ripsnet": lambda: RipsNetTopology([RipsNet(64)]),
-    "exact": lambda: ExactTopology([SPEC]),
-    "wasserstein": WassersteinTopology,
-}
-SMALL = {"crd": ["nce_k=8", "feat_dim=8"], "crcd": ["feat_dim=8"]}
-METHODS = [key for key in distiller_dict if key != "kd"]
 # Each of these does what no other does: plain, random numbers, an own clock, a second view, a schedule.
 FEW = ("fitnet", "crd", "ctkd", "mlkd", "norm")
 
 
-def images(count=IMAGES):
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=generator)
-    return ImageSet(pixels, torch.arange(count) % 100, dataset_dict["cifar100"])
-
-
-def build(key="kd", topology=None, pair=("resnet8", "resnet8"), epochs=3):
-    """The objective of `train_student.py --distill <key> --topology <topology>` for fresh networks, and its images."""
-    options = ["--path_t", "", "--model_s", pair[1], "--distill", key, "--batch_size", BATCH, "--device", "cpu"]
-    options += ["--epochs", epochs]
-    if topology:
-        options += ["-d", 5, "--topology", "wasserstein"]
-    known = distiller_dict[key].options
-    if chosen := [each for each in SMALL.get(key, []) if each.split("=")[0] in known]:
-        options += ["--set", *chosen]
-    args = train_student.get_args_parser().parse_args([*map(str, options)])
-    sections = [read(args, each) for each in (Loss, Clouds, Data, Training)]
-    settings, shown = resolve(*sections, Repetition(), *pair), images()
-    teacher = copy.deepcopy(teacher_of(pair[0]))
-    torch.manual_seed(0)
-    found, _ = build_objective(settings, "", create_model(pair[1]), teacher, shown)
-    if topology:
-        found.frozen = found.frozen._replace(topology=TOPOLOGIES[topology]())
-    return found, shown
-
-
-def training(objective, shown, capture=None, lr=0.01):
-    """What `train_steps` needs: (optimizer, meters, loader, replayed)."""
-    optimizer = make_optimizer(objective, ResolvedTraining(lr=lr))
-    meters, loader = Meters(list(objective.weights), CPU), TrainLoader(shown, BATCH, 0)
-    replayed = ReplayedSteps(objective, loader, optimizer, meters, capture) if capture else None
-    return optimizer, meters, loader, replayed
-
-
-def state_of(objective, optimizer, meters):
-    """Everything that training changes, by name."""
-    found = {f"objective {name}": tensor for name, tensor in objective.state_dict().items()}
-    for number, slots in optimizer.state_dict()["state"].items():
-        found |= {f"optimizer {number} {name}": value for name, value in slots.items()}
-    found |= {f"meters {name}": torch.as_tensor(value) for name, value in meters.state_dict().items()}
-    return {name: torch.as_tensor(0 if value is None else value).clone() for name, value in found.items()}
+def make(key="kd", topology=None, epochs=3):
+    """An objective and its images."""
+    shown = images(IMAGES)
+    return build(shown, key, topology, batch_size=BATCH, epochs=epochs), shown
 
 
 def assert_equal(found, expected):
@@ -203,7 +152,7 @@ def test_what_waits_for_the_host_is_refused(spoil, what):
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_a_step_with_topology_waits_for_nothing(topology, no_autocast):
-    objective, shown = build(topology=topology)
+    objective, shown = make(topology=topology)
     assert not objective.host_bound
     run_on_meta(objective, shown)
 
@@ -212,7 +161,7 @@ def test_a_step_with_topology_waits_for_nothing(topology, no_autocast):
     pytest.param(key, marks=[] if key in FEW else pytest.mark.slow) for key in METHODS
 ])  # fmt: skip
 def test_a_step_of_every_method_waits_for_nothing_or_says_so(key, no_autocast):
-    objective, shown = build(key)
+    objective, shown = make(key)
     if key == "kdsvd":  # what its routine does on a GPU does not show here
         assert "KD-SVD" in objective.host_bound
         return
@@ -222,7 +171,7 @@ def test_a_step_of_every_method_waits_for_nothing_or_says_so(key, no_autocast):
 
 @pytest.mark.parametrize("key", ["ab", "ft", "fsp"])
 def test_a_first_stage_waits_for_nothing(key, no_autocast):
-    objective, shown = build(key)
+    objective, shown = make(key)
     run_on_meta(FirstStage(objective), shown)
 
 
@@ -267,10 +216,10 @@ def held(function):
     return run
 
 
-def compare_replayed(make, captures, eager_by=None, **options):
+def compare_replayed(prepare, captures, eager_by=None, **options):
     tape = Tape()
-    eager = trained(*make(), eager_by, **options)
-    replayed = trained(*make(), tape=tape, **options)
+    eager = trained(*prepare(), eager_by, **options)
+    replayed = trained(*prepare(), tape=tape, **options)
     for found, expected in zip(replayed, eager, strict=True):
         assert_equal(found, expected)
     assert tape.captures == captures and len(tape.operations) > 100
@@ -314,7 +263,7 @@ def test_a_function_is_captured_after_its_warm_up_and_anew_when_a_number_of_the_
 
 
 def test_a_plan_that_is_drawn_anew_in_place_shows_what_a_new_one_shows():
-    shown = images()
+    shown = images(IMAGES)
     plan = EpochPlan(shown, 5, 1)
     place = plan.choices.data_ptr()
     for epoch in (1, 2, 7):
@@ -330,31 +279,31 @@ def test_a_plan_that_is_drawn_anew_in_place_shows_what_a_new_one_shows():
 
 def test_replayed_steps_end_as_steps_that_run_with_a_decay_and_a_short_batch():
     """Three epochs of six whole batches, of which the first three run, and the rate decays after the second."""
-    compare_replayed(lambda: build(epochs=3), captures=2, epochs=3, decay_after=2)
+    compare_replayed(lambda: make(epochs=3), captures=2, epochs=3, decay_after=2)
 
 
 @pytest.mark.parametrize("topology", [
     pytest.param(name, marks=[] if name == "ripsnet" else pytest.mark.slow) for name in TOPOLOGIES
 ])  # fmt: skip
 def test_replayed_steps_end_as_steps_that_run_with_topology(topology, without_host_reads):
-    compare_replayed(lambda: build(topology=topology), captures=2)
+    compare_replayed(lambda: make(topology=topology), captures=2)
 
 
 # Where weights rise, or a view's random numbers follow from the epoch, each epoch is captured, and else each rate.
 @pytest.mark.slow
 @pytest.mark.parametrize("key", [key for key in METHODS if key != "kdsvd"])
 def test_replayed_steps_end_as_steps_that_run_by_every_method(key, without_host_reads):
-    compare_replayed(lambda: build(key), captures=2, eager_by=held if key == "reviewkd" else None)
+    compare_replayed(lambda: make(key), captures=2, eager_by=held if key == "reviewkd" else None)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["ab", "ft", "fsp"])
 def test_a_replayed_first_stage_ends_as_one_that_runs(key):
-    def make():
-        objective, shown = build(key)
+    def first_stage():
+        objective, shown = make(key)
         return FirstStage(objective), shown
 
-    compare_replayed(make, captures=2)
+    compare_replayed(first_stage, captures=2)
 
 
 @pytest.mark.parametrize("key, captures", [("kd", 1), ("dkd", 3), ("mlkd", 3)])
@@ -365,20 +314,20 @@ def test_an_epoch_is_captured_anew_where_its_weights_or_its_views_are_others(key
         made.append(function)
         return function
 
-    objective, shown = build(key)
+    objective, shown = make(key)
     trained(objective, shown, capture, epochs=3, decay_after=3)
     assert len(made) == captures
 
 
 def test_what_speaks_against_a_graph():
-    shown = images()
+    shown = images(IMAGES)
     loader = TrainLoader(shown, BATCH, 0)
     plain_objective = Objective(nn.Identity(), {"ce": 1.0})
     assert why_eager(plain_objective, loader) == ""
     assert "several processes" in why_eager(plain_objective, TrainLoader(shown, BATCH, 0, world=2))
     shown.host_bound = "its images are read"
     assert why_eager(plain_objective, loader) == "its images are read"
-    objective, _ = build(topology="exact")
+    objective, _ = make(topology="exact")
     assert objective.host_bound == ""
     both = ExactTopology([SPEC, dataclasses.replace(SPEC, dim=1)])
     objective.frozen = objective.frozen._replace(topology=both)
@@ -390,7 +339,7 @@ def test_what_speaks_against_a_graph():
 
 def run_parts(name, epochs=3, resume=False):
     """What `fit` takes for a student with RipsNet and KD, with the probe that measures it after each epoch."""
-    objective, shown = build(topology="ripsnet", epochs=epochs)
+    objective, shown = make(topology="ripsnet", epochs=epochs)
     by_hand = ResolvedTraining(epochs=epochs, batch_size=BATCH, lr=0.01, lr_decay_epochs=(2,))
     run = Run(Path(name), plain(by_hand), CPU, resume)
     return objective, TrainLoader(shown, BATCH, 0), images(40), run, by_hand, {}
