@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import ripsnet.diagrams
 import train_student
 from dataset import EpochPlan, ImageSet, TrainLoader
+from helper.clouds.outputs import CachedTeacher
 from helper.errors import Interrupted, RunStopped, UserError
 from helper.files import checkpoint
 from helper.files.run import Run
@@ -275,6 +276,21 @@ def test_a_plan_that_is_drawn_anew_in_place_shows_what_a_new_one_shows():
         crops = shown.crop(*(choice[positions] for choice in (fresh.order, fresh.top, fresh.left, fresh.flip)))
         assert torch.equal(pictures, shown.normalize(crops))
         assert torch.equal(indices, fresh.order[positions]) and torch.equal(labels, shown.labels[indices])
+
+
+@pytest.mark.parametrize("key", ["kd", pytest.param("crd", marks=pytest.mark.slow)])
+def test_replayed_steps_read_each_epoch_s_rows_of_a_table_of_the_teacher(key):
+    def prepared():
+        objective, shown = make(key, epochs=3)
+        generator, rows = torch.Generator().manual_seed(3), shown.view_count * len(shown)
+        widths = {"logits": 100, "pooled": 64}
+        tables = {kind: torch.randn(rows, width, generator=generator) for kind, width in widths.items()}
+        objective.cache = CachedTeacher(tables, shown, 0)
+        objective.frozen = objective.frozen._replace(teacher=nn.Identity())  # which fails when called
+        assert not objective.host_bound
+        return objective, shown
+
+    compare_replayed(prepared, captures=2, epochs=3, decay_after=2)
 
 
 def test_replayed_steps_end_as_steps_that_run_with_a_decay_and_a_short_batch():
