@@ -29,14 +29,14 @@ def write_args(folder: Path, options: dict[str, Any], commit: str, device: str) 
     write_json(folder / "args.json", {"args": options, **about})
 
 
-def with_later_options(args: dict[str, Any]) -> dict[str, Any]:
+def with_later_options(options: dict[str, Any]) -> dict[str, Any]:
     """The options of a student's checkpoint with those that its method got later, which then mean their defaults."""
-    method, given = distiller_dict.get(str(args.get("distill"))), args.get("set")
+    method, given = distiller_dict.get(str(options.get("distill"))), options.get("set")
     if method is None or not isinstance(given, list):
-        return args
+        return options
     values = dict(str(text).partition("=")[::2] for text in given)
     values = {name: values.get(name, str(default)) for name, default in method.options.items()} | values
-    return args | {"set": [f"{name}={value}" for name, value in values.items()]}
+    return options | {"set": [f"{name}={value}" for name, value in values.items()]}
 
 
 CONCLUDED = {"weights_source"}  # what follows from the other options, in words
