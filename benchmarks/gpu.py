@@ -7,7 +7,7 @@
 Untrained networks and random images of CIFAR-100's shape, on which a step takes as long as on photographs; batch 64;
 one process. A time is the median of --repeats turns of --steps steps, at the end of which the device is waited for. A
 kernel sum is what the kernels of a step take alone, by PyTorch's profiler: no launch can be faster. A variant that
-fails is a line of its own, and the others go on. The last command is a rehearsal without a GPU, on which nothing is
+fails is a line of its own, and the others go on. The last command is a rehearsal without a GPU, where nothing is
 captured.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.report import write_report
+from benchmarks.report import synchronize, write_report
 from dataset import EpochPlan, ImageSet, TrainLoader, dataset_dict
 from helper.cli.parser import exact_kernels
 from helper.clouds.fitting import CloudData, TrainStep, train_epoch
@@ -78,19 +78,15 @@ class Bench:
             found = f"failed: {str(error).strip().splitlines()[0]}"
         self.say(f"| {name} | {found} |")
 
-    def synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
     def seconds(self, act: Callable[[], object], count: int = 1) -> float:
         """The median time of `count` calls, of one of them."""
         found = []
         for _ in range(self.args.repeats):
-            self.synchronize()
+            synchronize(self.device)
             began = time.perf_counter()
             for _ in range(count):
                 act()
-            self.synchronize()
+            synchronize(self.device)
             found.append((time.perf_counter() - began) / count)
         return statistics.median(found)
 
@@ -102,7 +98,7 @@ class Bench:
         with torch.profiler.profile(activities=activities) as profile:
             for _ in range(count):
                 act()
-            self.synchronize()
+            synchronize(self.device)
         return sum(event.self_device_time_total for event in profile.key_averages()) / count / 1e6
 
     def network(self, arch: str, layout: torch.memory_format) -> nn.Module:

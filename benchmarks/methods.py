@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from benchmarks.report import compare, write_report
+from benchmarks.report import compare, synchronize, write_report
 from dataset import ImageSet, TrainLoader, dataset_dict
 from distiller_zoo import distiller_dict
 from helper.cli.parser import exact_kernels
@@ -68,11 +68,6 @@ def steps(variant: str, images: ImageSet) -> Iterator[int]:
     optimizer = make_optimizer(trained, training)
     meters = Meters(list(trained.weights), images.device)
     return train_steps(trained, TrainLoader(images, training.batch_size, seed=0), optimizer, 1, meters)
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def turn(training: Iterator[int], count: int, device: torch.device) -> Callable[[], float]:

@@ -16,6 +16,12 @@ from helper.files.provenance import device_name, git_commit, versions
 CPU = torch.device("cpu")
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait for a GPU, so that a clock shows when its work is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 class Times:
     """Seconds of each variant, a value a turn."""
 

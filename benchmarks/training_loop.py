@@ -2,6 +2,7 @@
 
     python -m benchmarks.training_loop --output benchmarks/results/training_loop.txt
 
+On a GPU steps run as they are here; benchmarks/gpu.py replays them as graphs.
 ResNet56 > ResNet20 (untrained weights: the time does not depend on them), batch 64, KD, in one run:
 - full: the project's loop (batches made on the device, meters, non-finite check), float32 and bf16;
 - bare: the same two forwards, backward and optimizer step on one fixed batch, nothing else;
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.report import compare, write_report
+from benchmarks.report import compare, synchronize, write_report
 from dataset import ImageSet, TrainLoader, dataset_dict
 from distiller_zoo import KD
 from helper.settings import ResolvedLoss, Training
@@ -38,23 +39,24 @@ TRAINING = Training().resolved("resnet20")
 SPEC = ImageSpec(dim=0, sigma=0.35, sigma_rule="released", image_range=(0, 0, 1, 15), maximum=100.0)
 
 
-def random_images(count: int = 5000) -> ImageSet:
+def random_images(device: torch.device, count: int = 5000) -> ImageSet:
     """Noise in CIFAR-100's shape: a step takes as long on it as on photographs."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=generator)
-    return ImageSet(images, torch.randint(0, 100, (count,), generator=generator), dataset_dict["cifar100"])
+    labels = torch.randint(0, 100, (count,), generator=generator)
+    return ImageSet(images.to(device), labels.to(device), dataset_dict["cifar100"])
 
 
-def networks(channels_last: bool = True):
+def networks(device: torch.device, channels_last: bool = True):
     layout = torch.channels_last if channels_last else torch.contiguous_format
     torch.manual_seed(0)
-    student = create_model("resnet20").to(memory_format=layout)
-    return student, create_model("resnet56").to(memory_format=layout).eval().requires_grad_(False)
+    student = create_model("resnet20").to(device, memory_format=layout)
+    return student, create_model("resnet56").to(device, memory_format=layout).eval().requires_grad_(False)
 
 
 def full(images: ImageSet, amp: str, topology=None) -> Iterator[int]:
     """The project's loop; every next() is one training step."""
-    student, teacher = networks()
+    student, teacher = networks(images.device)
     loss = ResolvedLoss(alpha=2.0, delta=5.0 if topology else 0.0, kd_T=4.0)
     objective = Distillation(
         student, fold_batchnorm(teacher), loss, amp=amp, topology=topology, widths=(64, 64), epochs=240
@@ -62,13 +64,13 @@ def full(images: ImageSet, amp: str, topology=None) -> Iterator[int]:
     optimizer = make_optimizer(objective, TRAINING)
     loader = TrainLoader(images, BATCH, seed=0, drop_last=True)
     for epoch in range(10**6):
-        meters = Meters(list(objective.weights), torch.device("cpu"))
+        meters = Meters(list(objective.weights), images.device)
         yield from train_steps(objective, loader, optimizer, epoch, meters)
 
 
 def bare(images: ImageSet, amp: str) -> Iterator[int]:
     """The computation of `full` alone, on a fixed batch."""
-    student, teacher = networks()
+    student, teacher = networks(images.device)
     teacher, kd = fold_batchnorm(teacher), KD()
     optimizer = make_optimizer(Objective(student, {"ce": 1.0}), TRAINING)
     batch, labels, _ = next(TrainLoader(images, BATCH, seed=0).epoch(1))
@@ -90,7 +92,7 @@ class PlainDataset(Dataset):
 
     def __init__(self, images: ImageSet):
         info = images.info
-        self.images, self.labels = images.images.numpy(), images.labels.tolist()
+        self.images, self.labels = images.images.cpu().numpy(), images.labels.tolist()
         self.transform = transforms.Compose(
             [
                 transforms.ToPILImage(),
@@ -110,7 +112,8 @@ class PlainDataset(Dataset):
 
 def plain(images: ImageSet) -> Iterator[int]:
     """A plain training loop, in float32."""
-    student, teacher = networks(channels_last=False)
+    device = images.device
+    student, teacher = networks(device, channels_last=False)
     lr, momentum, weight_decay = TRAINING.lr, TRAINING.momentum, TRAINING.weight_decay
     optimizer = torch.optim.SGD(student.parameters(), lr, momentum, weight_decay=weight_decay)
     data = PlainDataset(images)
@@ -119,6 +122,7 @@ def plain(images: ImageSet) -> Iterator[int]:
     kd, seen, loss_sum, correct = KD(), 0, 0.0, 0.0
     for _ in cycle([0]):
         for batch, labels in loader:
+            batch, labels = batch.to(device), labels.to(device)
             logits_s = student(batch)
             with torch.no_grad():
                 logits_t = teacher(batch)
@@ -132,10 +136,10 @@ def plain(images: ImageSet) -> Iterator[int]:
             yield seen
 
 
-def term(topology) -> Iterator[int]:
+def term(topology, device: torch.device) -> Iterator[int]:
     """Forward and backward of a topology term alone, on clouds of the real shape."""
     generator = torch.Generator().manual_seed(0)
-    student, teacher = (torch.rand(BATCH, 64, generator=generator) for _ in range(2))
+    student, teacher = (torch.rand(BATCH, 64, generator=generator).to(device) for _ in range(2))
     student.requires_grad_()
     while True:
         topology(student, teacher).backward()
@@ -143,24 +147,27 @@ def term(topology) -> Iterator[int]:
 
 
 def main(args) -> None:
-    images = random_images()
+    device = torch.device(args.device)
+    images = random_images(device)
     topologies = {
         "exact": ExactTopology([SPEC]),
         "wasserstein": WassersteinTopology(),
-        "ripsnet": RipsNetTopology([RipsNet(64)]),
+        "ripsnet": RipsNetTopology([RipsNet(64)]).to(device),
     }
     variants: dict[str, Iterator[int]] = {}
     for amp, label in (("off", "float32"), ("bf16", "bf16")):
         variants |= {f"full {label}": full(images, amp), f"bare {label}": bare(images, amp)}
     variants |= {f"full float32 + {name}": full(images, "off", topology) for name, topology in topologies.items()}
-    variants |= {f"term {name}": term(topology) for name, topology in topologies.items()}
+    variants |= {f"term {name}": term(topology, device) for name, topology in topologies.items()}
     variants["plain float32"] = plain(images)
 
     def turn(steps: Iterator[int]) -> Callable[[], float]:
         def measure() -> float:
+            synchronize(device)
             began = time.perf_counter()
             for _ in range(args.steps):
                 next(steps)
+            synchronize(device)
             return (time.perf_counter() - began) / args.steps
 
         return measure
@@ -173,12 +180,13 @@ def main(args) -> None:
     for name in topologies:
         lines.append(times.ratio(f"term {name}", "full float32", f"cost of the {name} term over the KD step"))
         lines.append(times.ratio(f"full float32 + {name}", "full float32", f"step with {name} over the KD step"))
-    write_report(__doc__, lines, args.output)
+    write_report(__doc__, lines, args.output, device)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=5, help="steps a turn (default: 5)")
     parser.add_argument("--repeats", type=int, default=15, help="turns (default: 15)")
+    parser.add_argument("--device", default="cpu", help="(default: cpu)")
     parser.add_argument("--output", default=None, help="also write the report to this file")
     main(parser.parse_args())

@@ -86,7 +86,7 @@ def closeness(found, expected):
 
 
 def train(objective, shown, capture=None, whole=50, lr=0.01):
-    """Take at least `whole` steps in epochs of ten whole batches and a short one; the sums of the terms after each
+    """Take at least `whole` steps in epochs of ten whole batches and a short one: the sums of the terms after each
     step, and the state at the end. The rate decays after the second epoch."""
     optimizer, meters, loader, replayed = training(objective, shown, capture, lr, BATCH)
     sums = []
