@@ -226,9 +226,8 @@ def comparison(published: Sequence[Row], runs: Sequence[Runs], column: str = "la
         notes.append(SCHEDULE_NOTE)
     longer = sorted({other_epochs(row) for row in published} - {""})
     if longer:
-        notes[1] += (
-            f" {LONGER} most likely by a schedule of {' or '.join(longer)} epochs instead of {PUBLISHED_EPOCHS}."
-        )
+        usual = PUBLISHED_EPOCHS[published[0]["dataset"]]
+        notes[1] += f" {LONGER} most likely by a schedule of {' or '.join(longer)} epochs instead of {usual}."
     notes += notes_of(ours, used)
     return laid_out(title_of(published, f"top-1, ours of the {EPOCHS[column]}"), columns, published, notes)
 
