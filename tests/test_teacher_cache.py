@@ -279,8 +279,8 @@ def test_a_student_that_reads_more_of_its_teacher_is_refused(noise, monkeypatch,
 def test_a_set_of_image_files_is_refused(noise, monkeypatch, capsys):
     options = ["--path_t", TEACHER, "--dataset", "imagenette", "--model_s", "resnet18_imagenet", "--teacher_cache"]
     content = checkpoint.load(TEACHER)
-    model = create_model("resnet18_imagenet", dataset_dict["imagenette"].num_classes)
-    checkpoint.save(TEACHER, content | {"model": model.state_dict(), "num_classes": 10, "dataset": "imagenette"})
+    own = {"arch": "resnet18_imagenet", "num_classes": 10, "dataset": "imagenette"}
+    checkpoint.save(TEACHER, content | own | {"model": create_model(own["arch"], 10).state_dict()})
     line = refused(monkeypatch, capsys, train_student, *options)
     assert "--teacher_cache: --dataset imagenette consists of image files" in line
 
