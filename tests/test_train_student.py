@@ -171,15 +171,15 @@ def test_topology_without_kd():
 
 @pytest.mark.parametrize("projection", [(), WIDTHS_DIFFER], ids=["same width", "projection"])
 def test_all_methods_start_from_equal_weights_and_see_equal_batches(prepared, monkeypatch, projection):
-    fit, seen = train_student.fit, {}
+    run, seen = train_student.training_run, {}
 
-    def recording_fit(objective, *rest):
+    def recording_run(objective, *rest):
         state, batches = {name: tensor.clone() for name, tensor in objective.student.state_dict().items()}, []
         objective.register_forward_pre_hook(lambda module, batch: batches.append([part.clone() for part in batch]))
         seen[method] = state, batches
-        return fit(objective, *rest)
+        return run(objective, *rest)
 
-    monkeypatch.setattr(train_student, "fit", recording_fit)
+    monkeypatch.setattr(train_student, "training_run", recording_run)
     for method, options in METHODS.items():
         train(*options, *(projection if "-d" in options else ()), name=method)
     state, batches = seen["CE"]
@@ -193,13 +193,13 @@ def test_all_methods_start_from_equal_weights_and_see_equal_batches(prepared, mo
 
 @pytest.mark.parametrize("method", ["RipsNet", "exact", "wasserstein"])
 def test_the_projection_is_trained_and_saved_but_not_deployed(prepared, monkeypatch, capsys, method):
-    fit, before = train_student.fit, {}
+    run, before = train_student.training_run, {}
 
-    def recording_fit(objective, *rest):
+    def recording_run(objective, *rest):
         before.update({name: tensor.clone() for name, tensor in objective.projection.state_dict().items()})
-        return fit(objective, *rest)
+        return run(objective, *rest)
 
-    monkeypatch.setattr(train_student, "fit", recording_fit)
+    monkeypatch.setattr(train_student, "training_run", recording_run)
     train(*METHODS[method], *WIDTHS_DIFFER)
     saved = checkpoint.load("save_s_models/run/last.pth")["objective"]
     for name in ("weight", "bias"):
