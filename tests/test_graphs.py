@@ -366,7 +366,7 @@ def left_by(name, capture=None, resume=False):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "capture_on", lambda device: capture)
         fit(*run_parts(name, resume=resume))
-    return {Path(path).name: content for path, content in artefacts(Path(name)).items()}
+    return artefacts(Path(name))
 
 
 def stop_at(step, capture):

@@ -12,10 +12,14 @@ import torch
 
 from ..errors import UserError
 from .interrupts import StopRequest
-from .seeding import random_state, restore_random
 
 Result = TypeVar("Result")
 Steps = Generator[None, None, Result]  # yields after each step, and returns what a run gives in the end
+
+
+def generator_of(device: torch.device) -> torch.Generator:
+    """The global generator of a GPU."""
+    return torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
 
 
 class Turn:
@@ -27,11 +31,12 @@ class Turn:
 
     def __init__(self, name: str, steps: Steps, device: torch.device):
         self.name, self.steps, self.device = name, steps, device
-        self.random = random_state(device)
+        self.random = torch.get_rng_state()
         self.stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self.stream = torch.cuda.Stream(device)
             self.stream.wait_stream(torch.cuda.current_stream(device))
+            self.generator = generator_of(device).clone_state()
 
     def on_stream(self) -> contextlib.AbstractContextManager:
         """What is queued in this context comes after what the run has queued."""
@@ -39,14 +44,22 @@ class Turn:
 
     def take(self) -> bool:
         """One step with the run's own random numbers; False where the run is at its end."""
-        restore_random(self.random, self.device)
+        torch.set_rng_state(self.random)
+        if self.stream is not None:
+            # Its state in memory, and not the numbers in it alone: graphs read from there how far it is, at any time.
+            generator_of(self.device).graphsafe_set_state(self.generator)
         with self.on_stream():
             try:
                 next(self.steps)
             except StopIteration:
                 return False
-        self.random = random_state(self.device)
+        self.random = torch.get_rng_state()
         return True
+
+    def wait(self) -> None:
+        """Until what the run has queued is done: what its first step keeps for all, such as padded images, is there."""
+        if self.stream is not None:
+            self.stream.synchronize()
 
     def end(self) -> None:
         """Let what is queued elsewhere from now on come after the run."""
@@ -74,11 +87,13 @@ def side_by_side(turns: Sequence[Turn], stop: StopRequest) -> None:
         UserError: in the end, that of the first run which failed; Interrupted, after a signal, likewise. Any other
             error is raised when the other runs have stopped as after a signal, and so are saved.
     """
-    going, failures = list(turns), list[Exception]()
+    going, failures, first_round = list(turns), list[Exception](), True
     while going:
         for turn in list(going):
             try:
                 if turn.take():
+                    if first_round:
+                        turn.wait()
                     continue
             except Exception as error:
                 failures.append(error)
@@ -88,6 +103,7 @@ def side_by_side(turns: Sequence[Turn], stop: StopRequest) -> None:
                     stop.requested = True
             turn.end()
             going.remove(turn)
+        first_round = False
     failures.sort(key=lambda failure: isinstance(failure, UserError))  # what nobody expected comes first
     if failures:
         raise failures[0]
