@@ -7,12 +7,13 @@
 Untrained networks and random images of CIFAR-100's shape, on which a step takes as long as on photographs; batch 64;
 one process. A time is the median of --repeats turns of --steps steps, at the end of which the device is waited for. A
 kernel sum is what the kernels of a step take alone, by PyTorch's profiler: no launch can be faster. A variant that
-fails is a line of its own, and the others go on. The last command is a rehearsal without a GPU, where nothing is
-captured.
+fails is a line of its own, and the others go on; stderr shows the lines as they are measured. The last command is a
+rehearsal without a GPU, where nothing is captured.
 """
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -68,7 +69,7 @@ class Bench:
 
     def say(self, line: str) -> None:
         self.lines.append(line)
-        print(line, flush=True)
+        print(line, file=sys.stderr, flush=True)
 
     def attempt(self, name: str, measure: Callable[[], str]) -> None:
         """A row of a table: the name, and what is measured, or why it could not be."""
@@ -295,7 +296,6 @@ def main(args) -> None:
     for name in args.only.split(","):
         with own_stream(bench.device):
             SECTIONS[name](bench)
-    print()
     write_report(__doc__, bench.lines, args.output, bench.device)
 
 
