@@ -19,7 +19,7 @@ import train_teacher
 from dataset import EpochPlan, ImageSet, TrainLoader, load_dataset
 from helper.cli.parser import run
 from helper.errors import RunStopped, UserError
-from helper.files import checkpoint
+from helper.files import checkpoint, provenance
 from helper.files.run import Run, with_later_options
 from helper.settings import ResolvedLoss, ResolvedTraining, plain
 from helper.student.distillation import Distillation
@@ -425,3 +425,11 @@ def test_what_was_not_saved_when_a_run_was_killed_is_done_again(train_set, monke
             train(TwoTerms(), train_set, epochs=5, resume=True)
     assert len(rows(f"{RUN}/log.csv")) == len(checkpoint.load(f"{RUN}/last.pth")["history"]) == 2
     assert log_of(train(TwoTerms(), train_set, epochs=5, resume=True)) == log_of(whole)
+
+
+def test_a_copy_without_git_names_the_commit_that_it_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    monkeypatch.delenv("TOPKD_COMMIT", raising=False)
+    assert provenance.git_commit() == "unknown"
+    monkeypatch.setenv("TOPKD_COMMIT", "0123456789ab")
+    assert provenance.git_commit() == "0123456789ab"
