@@ -266,6 +266,8 @@ TABLES["cifar100_small_ablation"] = dataclasses.replace(
         ),
         *varied(("TopKD",), OURS, **{"sum pooling": {"operator": "sum"}}),
         *varied(BOTH, OURS, **{"pcd_bn train": {"pcd_bn": "train"}}),
+        # As many clouds of each size, and batches of 64 images throughout.
+        *varied(BOTH, OURS, **{f"n {n}": {"cloud_size": n, "passes": n // 4} for n in (16, 32)}),
     ),
     seeds=3,
     amp="off",
