@@ -1,10 +1,8 @@
 """Students of every method on a few random images, ready for their first step."""
 
 import copy
-import functools
 
 import torch
-from torch import nn
 
 import train_student
 from dataset import ImageSet, TrainLoader, dataset_dict
@@ -19,6 +17,8 @@ from helper.training.meters import Meters
 from helper.training.steps import ReplayedSteps
 from models import create_model, to_device
 from ripsnet import ExactTopology, ImageSpec, RipsNet, RipsNetTopology, WassersteinTopology
+
+from .zoo import teacher_of
 
 CPU = torch.device("cpu")
 SPEC = ImageSpec(dim=0, sigma=0.35, sigma_rule="released", image_range=(0, 0, 1, 15), maximum=100.0)
@@ -38,19 +38,6 @@ def images(count, device=CPU):
     return ImageSet(pixels.to(device), (torch.arange(count) % 100).to(device), dataset_dict["cifar100"])
 
 
-@functools.cache
-def teacher_of(arch):
-    """On the CPU, in eval mode, with the statistics of a batch."""
-    torch.manual_seed(1)
-    model = create_model(arch).train()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        model(torch.randn(8, 3, 32, 32))
-    return model.eval()
-
-
 def build(shown, key="kd", topology=None, pair=("resnet8", "resnet8"), batch_size=4, epochs=3, amp="off"):
     """The objective of `train_student.py --distill <key> --topology <topology>` for fresh networks, on the device of
     the images."""
@@ -64,7 +51,7 @@ def build(shown, key="kd", topology=None, pair=("resnet8", "resnet8"), batch_siz
     args = train_student.get_args_parser().parse_args([*map(str, options)])
     sections = read(args, Loss), read(args, Clouds), read(args, Data, device=shown.device), read(args, Training)
     settings = resolve(*sections, Repetition(), *pair)
-    model_t = to_device(copy.deepcopy(teacher_of(pair[0])), shown.device)
+    model_t = to_device(copy.deepcopy(teacher_of(pair[0]).model), shown.device)
     teacher = Network(model_t, pair[0], num_classes=100, sha256="", accuracy=None, dataset=None, epoch=None)
     torch.manual_seed(0)
     student = to_device(create_model(pair[1]), shown.device)
