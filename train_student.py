@@ -111,11 +111,10 @@ class Student(NamedTuple):
 def main(args) -> None:
     trials = args.trials or [args.trial]
     check_trials(args, trials)
-    stop, turns, sets = StopRequest(), [], None
+    stop, turns, student = StopRequest(), [], None
     for trial in trials:
         before = f"trial {trial}, " if len(trials) > 1 else ""
-        student = prepare(args, read(args, Repetition, trial=trial).resolved(), sets)
-        sets = student.sets
+        student = prepare(args, read(args, Repetition, trial=trial).resolved(), student)
         turns.append(Turn(student.run.name, training(student, before, stop), args.device))
     with stop:
         if len(turns) == 1:
@@ -137,9 +136,9 @@ def check_trials(args, trials: list[int]) -> None:
             raise UserError(f"--{option}: has no effect on {len(trials)} trials, which need one each; leave it out")
 
 
-def prepare(args, repetition: ResolvedRepetition, sets: tuple[LabelledImages, LabelledImages] | None) -> Student:
-    """sets: of images, where they have been loaded already; a teacher is loaded for each student, as random numbers
-    are drawn meanwhile."""
+def prepare(args, repetition: ResolvedRepetition, earlier: Student | None) -> Student:
+    """earlier: of another repetition, with which images and the table of the teacher's outputs are shared; a teacher is
+    loaded for each student, as random numbers are drawn meanwhile."""
     loss, clouds, data, training = read(args, Loss), read(args, Clouds), read(args, Data), read(args, Training)
     classes, device = num_classes(args.dataset), args.device
     check_image_size(args.model_s, args.dataset, "--model_s")
@@ -152,8 +151,9 @@ def prepare(args, repetition: ResolvedRepetition, sets: tuple[LabelledImages, La
     options = {**plain(read(args, Teacher)), "model_s": args.model_s, **plain(*values)}
     name = repetition.name or student_name(settings)
     student_run = Run(STUDENTS / name, options, device, repetition.resume)
-    sets = sets or load_data(settings.data)
-    objective, ripsnet_r2 = build_objective(settings, args.path_t, student, teacher, sets[0])
+    sets = earlier.sets if earlier else load_data(settings.data)
+    shared = earlier.objective.cache if earlier else None
+    objective, ripsnet_r2 = build_objective(settings, args.path_t, student, teacher, sets[0], shared)
     print(
         f"{student_run.name}: {summary(settings, objective.weights)}; teacher {teacher.arch} {known(teacher)}",
         flush=True,

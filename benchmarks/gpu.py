@@ -4,31 +4,36 @@
     python -m benchmarks.gpu --only steps,side                      # some of the sections, which main names
     python -m benchmarks.gpu --device cpu --teacher resnet8 --student resnet8 --images 640 --steps 2 --repeats 1
 
-Untrained networks and random images of CIFAR-100's shape, on which a step takes as long as on photographs; batch 64;
-one process. A time is the median of --repeats turns of --steps steps, at the end of which the device is waited for. A
-kernel sum is what the kernels of a step take alone, by PyTorch's profiler: no launch can be faster. A variant that
-fails is a line of its own, and the others go on; stderr shows the lines as they are measured. The last command is a
-rehearsal without a GPU, where nothing is captured.
+Untrained networks, random images of CIFAR-100's shape and random tables of the teacher's outputs (`cache`), on which a
+step takes as long as on photographs; batch 64; one process, but where a section says two. A time is the median of
+--repeats turns of --steps steps, at the end of which the device is waited for. A kernel sum is what the kernels of a
+step take alone, by PyTorch's profiler: no launch can be faster. A variant that fails is a line of its own, and the
+others go on; stderr shows the lines as they are measured. The last command is a rehearsal without a GPU, where nothing
+is captured.
 """
 
 import argparse
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.report import synchronize, write_report
 from dataset import EpochPlan, ImageSet, TrainLoader, dataset_dict
 from helper.cli.parser import exact_kernels
+from helper.clouds.embedding import Embedder, cloud_loader
 from helper.clouds.fitting import CloudData, TrainStep, train_epoch
 from helper.clouds.fitting import ReplayedSteps as FitSteps
+from helper.clouds.outputs import BLOCK, DONE, CachedTeacher, OutputFiles
 from helper.files import checkpoint
-from helper.settings import ResolvedLoss, Training
+from helper.settings import Clouds, ResolvedLoss, Training
 from helper.student.distillation import Distillation
 from helper.student.probe import Probe, probe_batches
 from helper.training.graphs import capture_on, own_stream
@@ -39,16 +44,27 @@ from helper.training.objective import Objective, autocast
 from helper.training.steps import ReplayedSteps, train_steps
 from helper.training.turns import Turn
 from models import create_model, fold_batchnorm
-from ripsnet import ExactTopology, ImageSpec, RipsNet, RipsNetTopology, WassersteinTopology, dim0_deaths
+from ripsnet import ExactTopology, ImageSpec, RipsNet, RipsNetTopology, WassersteinTopology, dim0_deaths, dim0_images
 
 BATCH, VIEWS = 64, 162
+WIDTHS = {"logits": 100, "pooled": 64}  # of a teacher's outputs
 SPEC = ImageSpec(dim=0, sigma=0.35, sigma_rule="released", image_range=(0, 0, 1, 15), maximum=100.0)
 TOPOLOGIES: dict[str, Callable[[], nn.Module]] = {
     "RipsNet": lambda: RipsNetTopology([RipsNet(64)]),
     "exact": lambda: ExactTopology([SPEC]),
     "Wasserstein": WassersteinTopology,
 }
-ARMS = ("teacher alone", "student alone", "KD", *TOPOLOGIES)
+# The steps, and whether the teacher's outputs come from a table.
+ARMS = (
+    ("teacher alone", False),
+    ("student alone", False),
+    ("KD", False),
+    ("KD", True),
+    ("RipsNet", False),
+    ("RipsNet", True),
+    ("exact", False),
+    ("Wasserstein", False),
+)
 # Name, autocast, and memory layout of the networks; images come in channels_last.
 NUMBERS = (
     ("bf16", "bf16", torch.channels_last),
@@ -66,6 +82,12 @@ class Bench:
         pixels = torch.randint(0, 256, (args.images, 32, 32, 3), dtype=torch.uint8, generator=generator)
         labels = torch.randint(0, 100, (args.images,), generator=generator)
         self.images = ImageSet(pixels.to(self.device), labels.to(self.device), dataset_dict["cifar100"])
+
+    @cached_property
+    def tables(self) -> dict[str, Tensor]:
+        """The teacher's outputs on all views of the images, as random numbers on the device."""
+        rows = VIEWS * len(self.images)
+        return {kind: torch.rand(rows, width, device=self.device) for kind, width in WIDTHS.items()}
 
     def say(self, line: str) -> None:
         self.lines.append(line)
@@ -106,18 +128,31 @@ class Bench:
         torch.manual_seed(0)
         return create_model(arch).to(self.device, memory_format=layout)
 
-    def objective(self, arm: str, amp: str, layout: torch.memory_format) -> Objective:
+    def teacher(self, layout: torch.memory_format = torch.channels_last) -> nn.Module:
+        return self.network(self.args.teacher, layout).eval().requires_grad_(False)
+
+    def objective(
+        self, arm: str, amp: str = "off", layout: torch.memory_format = torch.channels_last, cache: bool = False
+    ) -> Objective:
         if arm.endswith("alone"):
             return Objective(self.network(getattr(self.args, arm.split()[0]), layout), {"ce": 1.0}, amp)
-        teacher = self.network(self.args.teacher, layout).eval().requires_grad_(False)
         topology = TOPOLOGIES[arm]().to(self.device) if arm in TOPOLOGIES else None
-        loss = ResolvedLoss(alpha=2.0, delta=5.0 if topology else 0.0)
-        student = self.network(self.args.student, layout)
-        found = Distillation(student, fold_batchnorm(teacher), loss, amp=amp, topology=topology, widths=(64, 64))
-        found.probe = Probe(probe_batches(self.images, BATCH), [SPEC] if topology else ())
+        loss = ResolvedLoss(alpha=2.0, delta=5.0 if topology else 0.0, kd_T=4.0)
+        found = Distillation(
+            self.network(self.args.student, layout),
+            fold_batchnorm(self.teacher(layout)),
+            loss,
+            amp=amp,
+            topology=topology,
+            widths=(64, 64),
+            epochs=240,
+            cache=CachedTeacher(self.tables, self.images, 0) if cache else None,
+        )
+        batches = probe_batches(self.images, BATCH, BATCH)
+        found.probe = Probe(batches, [SPEC] if topology else (), self.images.normalize)
         return found.to(self.device)
 
-    def steps(self, objective: Objective, replay: bool) -> Iterator[int]:
+    def steps(self, objective: Objective, replay: bool = True) -> Iterator[int]:
         """Training without an end; every next() is a step on a whole batch."""
         optimizer = make_optimizer(objective, Training().resolved("resnet20"))
         loader, meters = (
@@ -130,106 +165,204 @@ class Bench:
         for epoch in range(1, 10**6):
             yield from train_steps(objective, loader, optimizer, epoch, meters, replayed=replayed)
 
+    def warm(self, act: Callable[[], object]) -> Callable[[], object]:
+        """An act that has been done often enough to be captured, and to take the time that it takes from then on."""
+        for _ in range(min(20, self.args.steps)):
+            act()
+        return act
+
+    def time_and_kernels(self, act: Callable[[], object]) -> tuple[float, float]:
+        """Milliseconds of a step, and of its kernels alone."""
+        self.warm(act)
+        return 1e3 * self.seconds(act, self.args.steps), 1e3 * self.kernels(act)
+
 
 def of_steps(bench: Bench) -> None:
-    """Eager against replayed, and the floor."""
+    """Eager against replayed, with the teacher and with its table, and the floor."""
     replays = (False, True) if bench.device.type == "cuda" else (False,)
     bench.say("| step | ms | ms of its kernels | s an epoch of 782 |\n|---|---|---|---|")
-    for arm in ARMS:
+    for arm, cache in ARMS:
         for name, amp, layout in NUMBERS:
             for replay in replays:
 
-                def measure(arm=arm, amp=amp, layout=layout, replay=replay) -> str:
-                    steps = bench.steps(bench.objective(arm, amp, layout), replay)
-                    for _ in range(min(20, bench.args.steps)):
-                        next(steps)
-                    time_of_step = bench.seconds(lambda: next(steps), bench.args.steps)
-                    floor = bench.kernels(lambda: next(steps))
-                    return f"{1e3 * time_of_step:.3f} | {1e3 * floor:.3f} | {782 * time_of_step:.2f}"
+                def measure(arm=arm, cache=cache, amp=amp, layout=layout, replay=replay) -> str:
+                    steps = bench.steps(bench.objective(arm, amp, layout, cache), replay)
+                    time_of_step, floor = bench.time_and_kernels(lambda: next(steps))
+                    return f"{time_of_step:.3f} | {floor:.3f} | {0.782 * time_of_step:.2f}"
 
-                bench.attempt(f"{arm}, {name}, {'graph' if replay else 'eager'}", measure)
+                how = "graph" if replay else "eager"
+                if cache:
+                    how += " + cache"
+                bench.attempt(f"{arm}, {name}, {how}", measure)
 
 
 def of_turns(bench: Bench) -> None:
-    """Students side by side: KD and RipsNet, float32."""
-    bench.say("\n| students side by side | ms of a round | ms a student's step | |\n|---|---|---|---|")
-    for count in range(1, 5):
+    """Students side by side, which share a table: KD and RipsNet, float32."""
+    bench.say(
+        "\n| students side by side | ms of a round | ms of its kernels | ms a student's step |\n|---|---|---|---|"
+    )
+    for cache in (False, True):
+        for count in range(1, 5):
+
+            def measure(count=count, cache=cache) -> str:
+                turns = []
+                for number in range(count):
+                    objective = bench.objective("RipsNet", cache=cache)
+                    endless = (None for _ in bench.steps(objective))
+                    turns.append(Turn(str(number), endless, bench.device))
+                with StopRequest():
+                    time_of_round, floor = bench.time_and_kernels(lambda: [turn.take() for turn in turns])
+                return f"{time_of_round:.3f} | {floor:.3f} | {time_of_round / count:.3f}"
+
+            bench.attempt(f"{count}{' + cache' if cache else ''}", measure)
+
+
+def of_processes(bench: Bench) -> None:
+    """One and two processes on the device at once, each with a student: KD and RipsNet, float32, a table in each."""
+    bench.say("\n| processes at once, graph + cache | ms of a step in each |\n|---|---|")
+    command = [sys.executable, "-m", "benchmarks.gpu", "--only", "one"]
+    for name in ("device", "teacher", "student", "images", "steps", "repeats"):
+        command += [f"--{name}", str(getattr(bench.args, name))]
+    for count in (1, 2):
 
         def measure(count=count) -> str:
-            turns = []
-            for number in range(count):
-                objective = bench.objective("RipsNet", "off", torch.channels_last)
-                endless = (None for _ in bench.steps(objective, replay=True))
-                turns.append(Turn(str(number), endless, bench.device))  # type: ignore[arg-type]
-            with StopRequest():
-                for _ in range(min(20, bench.args.steps)):
-                    [turn.take() for turn in turns]
-                time_of_round = bench.seconds(lambda: [turn.take() for turn in turns], bench.args.steps)
-            return f"{1e3 * time_of_round:.3f} | {1e3 * time_of_round / count:.3f} | "
+            pipe = subprocess.PIPE
+            started = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(count)]
+            try:
+                if any(child.stdout.readline() != "ready\n" for child in started):
+                    raise RuntimeError("a process ended before it was ready")
+                for child in started:
+                    child.stdin.close()
+                found = [child.stdout.read().strip() or "failed" for child in started]
+            finally:
+                for child in started:
+                    child.kill()
+                    child.wait()
+            return ", ".join(found)
 
         bench.attempt(str(count), measure)
 
 
+def of_one_process(bench: Bench) -> None:
+    """What each process of `of_processes` does: say that it is ready, wait until its input ends, and say what a step
+    takes while the others do the same."""
+    steps = bench.steps(bench.objective("RipsNet", cache=True))
+    bench.warm(lambda: next(steps))
+    synchronize(bench.device)
+    print("ready", flush=True)
+    sys.stdin.read()
+    print(f"{1e3 * bench.seconds(lambda: next(steps), bench.args.steps):.3f}", flush=True)
+
+
 def of_flags(bench: Bench) -> None:
     """What it costs that kernels repeat themselves: cudnn.deterministic is set, cudnn.benchmark is not."""
-    bench.say("\n| cudnn deterministic, benchmark | ms of a KD step, bf16 | ms, float32 | |\n|---|---|---|---|")
-    for deterministic, benchmark in ((True, False), (True, True), (False, True)):
+    bench.say("\n| step; cudnn deterministic, benchmark | ms | ms of its kernels |\n|---|---|---|")
+    for arm in ("teacher alone", "student alone"):
+        for name, amp, layout in NUMBERS[:2]:
+            for deterministic, benchmark in ((True, False), (True, True), (False, True)):
 
-        def measure(deterministic=deterministic, benchmark=benchmark) -> str:
-            torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, benchmark
-            found = []
-            try:
-                for _, amp, layout in NUMBERS[:2]:
-                    steps = bench.steps(bench.objective("KD", amp, layout), replay=True)
-                    for _ in range(min(20, bench.args.steps)):
-                        next(steps)
-                    found.append(bench.seconds(lambda steps=steps: next(steps), bench.args.steps))  # type: ignore[misc]
-            finally:
-                exact_kernels()
-            return " | ".join(f"{1e3 * value:.3f}" for value in found) + " | "
+                def measure(arm=arm, amp=amp, layout=layout, deterministic=deterministic, benchmark=benchmark) -> str:
+                    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, benchmark
+                    try:
+                        steps = bench.steps(bench.objective(arm, amp, layout))
+                        time_of_step, floor = bench.time_and_kernels(lambda: next(steps))
+                    finally:
+                        exact_kernels()
+                    return f"{time_of_step:.3f} | {floor:.3f}"
 
-        bench.attempt(f"{deterministic}, {benchmark}", measure)
+                bench.attempt(f"{arm}, {name}; {deterministic}, {benchmark}", measure)
 
 
 def of_epoch_ends(bench: Bench) -> None:
     """What an epoch's end takes: evaluation on as many images as there are, the diagnosis, and a plan of the next."""
     bench.say("\n| at an epoch's end | ms |\n|---|---|")
-    test, objective = bench.images, bench.objective("RipsNet", "off", torch.channels_last)
+    test, objective = bench.images, bench.objective("RipsNet")
     plan = EpochPlan(bench.images, 0, 1)
-    numbers = iter(range(10**6))
+    numbers, epochs = iter(range(10**6)), iter(range(10**6))
+    on_device = CachedTeacher(bench.tables, bench.images, 0)
+    on_host = CachedTeacher({kind: table.cpu() for kind, table in bench.tables.items()}, bench.images, 0)
     for name, act in {
         f"evaluation of the student, {len(test):,} images": lambda: evaluate(objective.student, test),
         "diagnosis of a step with RipsNet": objective.diagnose,
         f"plan of an epoch of {len(test):,} images": lambda: plan.draw(0, next(numbers)),
+        f"plan and look-up of {len(test):,} images, table on the device": lambda: on_device.begin(next(epochs)),
+        f"plan and look-up of {len(test):,} images, table on the host": lambda: on_host.begin(next(epochs)),
     }.items():
         act()
         bench.attempt(name, lambda act=act: f"{1e3 * bench.seconds(act):.2f}")  # type: ignore[misc]
 
 
 def of_views(bench: Bench) -> None:
-    """The teacher on all images as fast as it goes, from which the time of all views of 50,000 images follows."""
-    bench.say(f"\n| the folded teacher, batches of 2,000 | images/s | s for {VIEWS} views of 50,000 |\n|---|---|---|")
+    """One view of all images, from which the time of a table of all views of 50,000 images follows. --teacher_cache
+    computes in float32, in blocks of BLOCK images; whether larger ones or bf16 would be faster is seen here."""
+    count = len(bench.images)
+    bench.say(
+        f"\n| a view of {count:,} images by the folded teacher | images/s | images/s by its kernels | "
+        f"s for {VIEWS} views of 50,000 |\n|---|---|---|---|"
+    )
+    indices = torch.arange(count, device=bench.device)
+
+    def line(seconds: float, floor: float) -> str:
+        by_kernels = f"{count / floor:,.0f}" if floor else "-"
+        return f"{count / seconds:,.0f} | {by_kernels} | {VIEWS * 50_000 * seconds / count:.0f}"
+
     for name, amp, layout in NUMBERS:
+        for block in (BLOCK, 2000):
 
-        def measure(amp=amp, layout=layout) -> str:
-            teacher = fold_batchnorm(bench.network(bench.args.teacher, layout).eval().requires_grad_(False))
-            plan, count = EpochPlan(bench.images, 0, 1), min(2000, len(bench.images))
-            places = torch.arange(count, device=bench.device)
+            def measure(amp=amp, layout=layout, block=block) -> str:
+                teacher = fold_batchnorm(bench.teacher(layout))
 
-            @torch.no_grad()
+                @torch.no_grad()
+                def act() -> None:
+                    for part in indices.split(block):
+                        with autocast(bench.device, amp):
+                            teacher(bench.images.view(0, part), is_feat=True)
+
+                act()
+                return line(bench.seconds(act), bench.kernels(act, 1))
+
+            bench.attempt(f"{name}, blocks of {block:,}", measure)
+
+    def fill() -> str:
+        origin = {"images": count, "views": 1, "classes": WIDTHS["logits"], "width": WIDTHS["pooled"]}
+        teacher = fold_batchnorm(bench.teacher())
+        with tempfile.TemporaryDirectory() as folder:
+
             def act() -> None:
-                pictures, _, _ = plan.at(places)
-                with autocast(bench.device, amp):
-                    teacher(pictures, is_feat=True)
+                files = OutputFiles(Path(folder), origin)
+                (files.folder / DONE).unlink(missing_ok=True)
+                files.fill(teacher, bench.images)
+
+            return line(bench.seconds(act), bench.kernels(act, 1))
+
+    bench.attempt("as --teacher_cache fills its files", fill)
+
+
+def of_stage_2(bench: Bench) -> None:
+    """From images to clouds of 64 points, diagrams and persistence images, all on the device; by the teacher, and by
+    its table."""
+    loader = cloud_loader(bench.images, Clouds(batch_size=BATCH), seed=0)
+    count = len(loader)  # clouds of a pass
+    bench.say(f"\n| stage 2, a pass of {count} clouds | clouds/s | clouds/s by its kernels |\n|---|---|---|")
+    for cache in (False, True):
+
+        def measure(cache=cache) -> str:
+            table = CachedTeacher(bench.tables, bench.images, 0) if cache else None
+            embedder, passes = Embedder(bench.teacher(), loader, -1, "eval", table), iter(range(10**6))
+
+            def act() -> None:
+                first = next(passes) * count  # a new pass each time, whose outputs are looked up anew
+                clouds = torch.cat(list(embedder.clouds(first, first + count))).half().float()
+                dim0_images(dim0_deaths(clouds), SPEC)
 
             act()
-            rate = count / bench.seconds(act, max(1, bench.args.steps // 20))
-            return f"{rate:,.0f} | {VIEWS * 50_000 / rate:.0f}"
+            seconds, floor = bench.seconds(act), bench.kernels(act, 1)
+            return f"{count / seconds:,.0f} | {f'{count / floor:,.0f}' if floor else '-'}"
 
-        bench.attempt(name, measure)
+        bench.attempt(f"images to persistence images, {'cache' if cache else 'teacher'}", measure)
 
 
-class Clouds(CloudData):
+class RandomClouds(CloudData):
     """Random clouds on the device."""
 
     def __init__(self, count: int, device: torch.device):
@@ -240,17 +373,20 @@ class Clouds(CloudData):
 
 
 def of_clouds(bench: Bench) -> None:
-    """Stage 2: diagrams of clouds of 64 points; stage 3: an epoch's steps."""
+    """Stage 2's diagrams and images of clouds of 64 points alone; stage 3: an epoch's steps."""
     count = min(8192, len(bench.images))
-    data = Clouds(count, bench.device)
+    data = RandomClouds(count, bench.device)
     clouds = data.tensors[0].float()
     bench.say("\n| stages 2 and 3 | |\n|---|---|")
 
-    def diagrams() -> str:
-        dim0_deaths(clouds)
-        return f"{count / bench.seconds(lambda: dim0_deaths(clouds)):,.0f} clouds/s"
+    def diagrams() -> Tensor:
+        return dim0_images(dim0_deaths(clouds), SPEC)
 
-    bench.attempt(f"diagrams of dimension 0, {count:,} clouds at once", diagrams)
+    def rate() -> str:
+        diagrams()
+        return f"{count / bench.seconds(diagrams):,.0f} clouds/s, {1e3 * bench.kernels(diagrams, 1):.2f} ms of kernels"
+
+    bench.attempt(f"clouds to persistence images, {count:,} at once", rate)
     for replay in (False, True) if bench.device.type == "cuda" else (False,):
 
         def fit(replay=replay) -> str:
@@ -282,9 +418,11 @@ def of_disk(bench: Bench) -> None:
 SECTIONS = {
     "steps": of_steps,
     "side": of_turns,
+    "processes": of_processes,
     "ends": of_epoch_ends,
-    "clouds": of_clouds,
     "views": of_views,
+    "stage2": of_stage_2,
+    "clouds": of_clouds,
     "disk": of_disk,
     "flags": of_flags,
 }
@@ -293,6 +431,10 @@ SECTIONS = {
 def main(args) -> None:
     exact_kernels()
     bench = Bench(args)
+    if args.only == "one":
+        with own_stream(bench.device):
+            of_one_process(bench)
+        return
     for name in args.only.split(","):
         with own_stream(bench.device):
             SECTIONS[name](bench)

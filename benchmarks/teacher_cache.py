@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.report import compare, write_report
+from benchmarks.report import CPU, compare, write_report
 from benchmarks.training_loop import BATCH, TRAINING, networks, random_images
 from dataset import ImageSet, TrainLoader
 from helper.clouds.embedding import Embedder, cloud_loader
 from helper.clouds.outputs import BLOCK, CachedTeacher
-from helper.settings import ResolvedLoss
+from helper.settings import Clouds, ResolvedLoss
 from helper.student.distillation import Distillation
 from helper.training.loop import make_optimizer, train_steps
 from helper.training.meters import Meters
@@ -55,12 +55,13 @@ def random_tables(folder: Path, images: ImageSet) -> dict[str, Tensor]:
 
 def steps(images: ImageSet, alpha: float, cache: CachedTeacher | None = None) -> Iterator[int]:
     """The project's loop; every next() is one training step."""
-    student, teacher = networks()
-    objective = Distillation(student, fold_batchnorm(teacher), ResolvedLoss(alpha=alpha), cache=cache)
+    student, teacher = networks(CPU)
+    loss = ResolvedLoss(alpha=alpha, kd_T=4.0)
+    objective = Distillation(student, fold_batchnorm(teacher), loss, epochs=240, cache=cache)
     optimizer = make_optimizer(objective, TRAINING)
     loader = TrainLoader(images, BATCH, seed=0, drop_last=True)
     for epoch in itertools.count(1):
-        meters = Meters(list(objective.weights), torch.device("cpu"))
+        meters = Meters(list(objective.weights), CPU)
         yield from train_steps(objective, loader, optimizer, epoch, meters)
 
 
@@ -81,7 +82,7 @@ def lookups(cache: CachedTeacher) -> Iterator[int]:
 @torch.no_grad()
 def blocks(images: ImageSet) -> Iterator[int]:
     """Every next() makes the outputs of a block."""
-    teacher = fold_batchnorm(networks()[1])
+    teacher = fold_batchnorm(networks(CPU)[1])
     indices = torch.arange(BLOCK)
     while True:
         for view in range(images.view_count):
@@ -94,8 +95,8 @@ def main(args) -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         tables = random_tables(Path(folder), images)
         cache, again, third = (CachedTeacher(tables, images, seed=0) for _ in range(3))
-        loader = cloud_loader(images, BATCH, seed=0)
-        teacher = networks()[1]
+        loader = cloud_loader(images, Clouds(batch_size=BATCH), seed=0)
+        teacher = networks(CPU)[1]
         epochs = lookups(again)
 
         def turn(made: Iterator[int], calls: int, per_call: float = 1) -> Callable[[], float]:

@@ -21,14 +21,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.arms import CPU, METHODS, TOPOLOGIES, build, images, state_of, training
+from support.arms import CPU, METHODS, TOPOLOGIES, build, images, state_of, teacher_of, training
 from support.artefacts import artefacts
 from support.tape import Tape
 from torch.nn.utils import get_total_norm
 
 from dataset import EpochPlan, TrainLoader
 from helper.cli.parser import exact_kernels
+from helper.clouds import outputs
 from helper.clouds.fitting import CloudData, ReplayedSteps, TrainStep, train_epoch
+from helper.clouds.outputs import CachedTeacher, OutputFiles, tables_on
 from helper.errors import Interrupted, RunStopped
 from helper.files.run import Run
 from helper.settings import ResolvedTraining, plain
@@ -40,7 +42,7 @@ from helper.training.loop import evaluate, fit
 from helper.training.objective import Objective
 from helper.training.steps import train_steps
 from helper.training.turns import Turn, side_by_side
-from models import create_model, to_device
+from models import create_model, fold_batchnorm, to_device
 from ripsnet import RipsNet, dim0_deaths
 from ripsnet.diagrams import _direct_distances, _minimax_edges, _prim_edges, edge_lengths
 
@@ -317,7 +319,7 @@ def test_a_topology_term_agrees_with_the_cpu(name):
 def test_evaluation_and_diagnosis_between_replays_change_nothing():
     shown = images(10 * BATCH + 3, DEVICE)
     objective = build(shown, "crd", "exact", PAIR, BATCH)
-    objective.probe = Probe(probe_batches(shown, BATCH), objective.frozen.topology.specs)
+    objective.probe = Probe(probe_batches(shown, BATCH, BATCH), objective.frozen.topology.specs, shown.normalize)
     train(objective, shown, new_capture() if CUDA else None, whole=11)
     optimizer, meters, *_ = training(objective, shown)
 
@@ -386,6 +388,70 @@ def test_steps_of_stage_3_in_graphs_are_those_that_run(capsys):
 def test_stage_3_agrees_with_the_cpu():
     (found, _), (expected, _) = fitted(DEVICE, new_capture(), epochs=1), fitted(CPU, None, epochs=1)
     assert relative(found, expected) < 1e-4
+
+
+# ---- 10: the table of the teacher's outputs
+
+
+def random_tables(shown):
+    """In the memory of the host."""
+    generator, rows = torch.Generator().manual_seed(3), shown.view_count * len(shown)
+    return {kind: torch.randn(rows, width, generator=generator) for kind, width in (("logits", 100), ("pooled", 64))}
+
+
+def placed(tables, place):
+    return tables_on(DEVICE, tables) if place == "device" else tables
+
+
+def test_the_table_holds_what_the_teacher_makes_of_each_view(capsys, monkeypatch):
+    """As it is saved, on the images that an epoch's plan shows. The table is of blocks and a short one."""
+    if not CUDA:
+        monkeypatch.setattr(outputs, "BLOCK", 4)
+    shown, teacher = images(600 if CUDA else 6, DEVICE), to_device(copy.deepcopy(teacher_of(PAIR[0])), DEVICE)
+    origin = {"images": len(shown), "views": shown.view_count, "classes": 100, "width": 64}
+    files = OutputFiles(Path("table"), origin)
+    files.folder.mkdir()
+    files.fill(fold_batchnorm(teacher), shown)
+    cache, error = CachedTeacher(tables_on(DEVICE, files.tables()), shown, 7), 0.0
+    for epoch in range(1, 4):
+        cache.begin(epoch)
+        pictures, _, indices = EpochPlan(shown, 7, epoch).images(0, len(shown))
+        with torch.no_grad():
+            features, logits = teacher(pictures, is_feat=True)
+        (pooled,), known = cache.at(indices)
+        error = max(error, (known - logits).abs().max().item(), (pooled - features[-1]).abs().max().item())
+        assert logits.std(0).min() > 1e-2 and features[-1].std(0).max() > 1e-2
+    with capsys.disabled():
+        print(f"\ntable against teacher: at most {error:.1e} apart")
+    assert error < 1e-4
+
+
+@pytest.mark.parametrize("place", ["device", "host"])
+def test_a_table_gives_its_rows_bit_for_bit_wherever_it_lies(place):
+    shown = images(300, DEVICE)
+    tables = random_tables(shown)
+    cache = CachedTeacher(placed(tables, place), shown, 7)
+    assert bool(cache.staged) == (CUDA and place == "host")
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
+    for epoch in (1, 2, 3):
+        cache.begin(epoch)
+        (pooled,), logits = cache.at(order.to(DEVICE))
+        rows = shown.views(7, epoch).cpu()[order] * 300 + order
+        assert torch.equal(pooled.cpu(), tables["pooled"][rows]) and torch.equal(logits.cpu(), tables["logits"][rows])
+
+
+@pytest.mark.parametrize("place", ["device", "host"])
+@pytest.mark.parametrize("topology", [None, "ripsnet"])
+def test_a_replayed_step_with_the_table_gives_what_one_gives_that_runs(capsys, topology, place):
+    tables = random_tables(images(10 * BATCH + 3))
+
+    def prepare(shown):
+        objective = build(shown, "kd", topology, PAIR, BATCH)
+        objective.cache = CachedTeacher(placed(tables, place), shown, 0)
+        objective.frozen = objective.frozen._replace(teacher=torch.nn.Identity())  # which fails when called
+        return objective
+
+    compare(capsys, f"kd, {topology}, table on the {place}", prepare, 1e-6, whole=50 if CUDA else 33)
 
 
 # ---- 11: a loss that is not finite

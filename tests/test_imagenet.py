@@ -313,7 +313,7 @@ def test_every_loss_of_the_tables_takes_the_pair(pair):
         settings = student_settings(table, ":".join(pair), arm)
         if settings.loss.beta:
             method, other = settings.method, build_loss(settings, student, teacher, train_set)
-            objective = Distillation(student, teacher, settings.loss, other=other, method=method)
+            objective = Distillation(student, teacher, settings.loss, other=other, epochs=100, method=method)
             readings = read[student, method.preact_s], read[teacher, method.preact_t]
             value = other(*map(objective.output, readings), batch)
             assert value.isfinite() and value > 0, arm.name

@@ -192,22 +192,6 @@ def test_every_image_of_a_set_without_flips_has_its_outputs(noise, monkeypatch):
     torch.testing.assert_close(cache.at(indices)[1], plain_outputs(batch)[0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("fits", [True, False])
-def test_a_gpu_is_given_the_rows_of_the_file(ready, monkeypatch, fits):
-    on_cpu = cached(ready)
-    there = ImageSet(ready.images.cuda(), ready.labels.cuda(), ready.info)
-    monkeypatch.setattr(outputs, "_fits", lambda *_: fits)
-    cache = outputs.CachedTeacher(on_cpu.tables, there, 1)
-    indices = torch.tensor([5, 69, 0])
-    for epoch in (1, 2):
-        on_cpu.begin(epoch)
-        cache.begin(epoch)
-        (pooled,), logits = cache.at(indices.cuda())
-        (expected,), expected_logits = on_cpu.at(indices)
-        assert torch.equal(pooled.cpu(), expected) and torch.equal(logits.cpu(), expected_logits)
-
-
 # Students
 
 
@@ -239,6 +223,26 @@ def test_a_student_reads_the_table_and_not_the_teacher(ready):
     table.flush()
     train("--teacher_cache", name="false")
     assert not equal(weights("true"), weights("false"))
+
+
+def test_students_side_by_side_share_the_table(ready, monkeypatch):
+    prepared, prepare = [], train_student.prepare
+
+    def recorded(*arguments):
+        prepared.append(prepare(*arguments))
+        return prepared[-1]
+
+    monkeypatch.setattr(train_student, "prepare", recorded)
+    options = [*USUAL, "--model_s", "resnet8", "--epochs", 1, "--teacher_cache"]
+    call(train_student, *options, "--trial", 1, 2)
+    one, other = (student.objective.cache for student in prepared)
+    assert (one.seed, other.seed) == (1, 2)
+    for kind in outputs.KINDS:
+        assert one.tables[kind] is other.tables[kind] and one.now[kind] is not other.now[kind]
+    name = prepared[1].run.name
+    shutil.move(Path("save_s_models", name), "beside")
+    call(train_student, *options, "--trial", 2)
+    assert equal(weights(name), checkpoint.load(Path("beside", "last.pth"))["model"])
 
 
 def test_the_row_and_the_name_of_a_student_say_that_it_reads_the_table(ready):

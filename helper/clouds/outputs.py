@@ -253,7 +253,8 @@ class CachedTeacher:
     An epoch's outputs are gathered at once: a step takes its rows from two tensors on the device, which stay the same
     ones in all epochs, so that a recorded step can read them.
 
-    tables: of `OutputFiles`; moved to the device if they fit half of what is free there. seed: of the epochs.
+    tables: of `OutputFiles`, on the device of the images (`tables_on`) or in the memory of the host; only read, so that
+    several may share them. seed: of the epochs.
     """
 
     def __init__(self, tables: Mapping[str, Tensor], images: ImageSet, seed: int):
@@ -262,11 +263,12 @@ class CachedTeacher:
         count, device = len(images), images.device
         self.now = {kind: torch.empty(count, table.shape[1], device=device) for kind, table in tables.items()}
         self.staged: dict[str, Tensor] = {}
-        if device.type != "cpu":
-            if _fits(tables, device):
-                self.tables = {kind: table.to(device) for kind, table in tables.items()}
-            else:
-                self.staged = {kind: torch.empty(now.shape, pin_memory=True) for kind, now in self.now.items()}
+        if any(table.device.type != device.type for table in tables.values()):
+            self.staged = {kind: torch.empty(now.shape, pin_memory=True) for kind, now in self.now.items()}
+
+    def of_seed(self, seed: int) -> "CachedTeacher":
+        """Another one of the same tables, for the epochs of another seed."""
+        return CachedTeacher(self.tables, self.images, seed)
 
     def begin(self, epoch: int) -> None:
         """Look an epoch's outputs up, unless they are those of the last call."""
@@ -294,11 +296,14 @@ class CachedTeacher:
         return [pooled], logits
 
 
-def _fits(tables: Mapping[str, Tensor], device: torch.device) -> bool:
+def tables_on(device: torch.device, tables: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tables, moved to a GPU if they fit half of what is free there."""
     if device.type != "cuda":
-        return False
+        return dict(tables)
     free, _ = torch.cuda.mem_get_info(device)
-    return 2 * sum(table.nbytes for table in tables.values()) <= free
+    if 2 * sum(table.nbytes for table in tables.values()) > free:
+        return dict(tables)
+    return {kind: table.to(device) for kind, table in tables.items()}
 
 
 def origin_of(teacher: Network, images: ImageSet) -> dict[str, Any]:
@@ -334,7 +339,7 @@ def cached_teacher(path_t: str | Path, teacher: Network, images: LabelledImages,
         raise UserError(f"--teacher_cache: {uncached(images.info.name, -1)}; leave it out")
     files = OutputFiles(outputs_folder(path_t, images.info.name), origin_of(teacher, images))
     distributed.on_first(_complete, files, teacher, images)
-    return CachedTeacher(files.tables(), images, seed)
+    return CachedTeacher(tables_on(images.device, files.tables()), images, seed)
 
 
 def _complete(files: OutputFiles, teacher: Network, images: ImageSet) -> None:

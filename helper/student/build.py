@@ -12,7 +12,7 @@ from models import create_model, feature_shapes, fold_batchnorm, map_shape, prea
 
 from .. import distributed
 from ..clouds.layers import layer_width
-from ..clouds.outputs import cached_teacher
+from ..clouds.outputs import CachedTeacher, cached_teacher
 from ..data import share_of
 from ..errors import UserError
 from ..networks import Network, check_map, replaced_student
@@ -56,12 +56,18 @@ def check_processes(settings: StudentSettings) -> None:
 
 
 def build_objective(
-    settings: StudentSettings, path_t: str | Path, student: nn.Module, teacher: Network, train_set: LabelledImages
+    settings: StudentSettings,
+    path_t: str | Path,
+    student: nn.Module,
+    teacher: Network,
+    train_set: LabelledImages,
+    shared: CachedTeacher | None = None,
 ) -> tuple[Distillation, float | None]:
     """The objective that the settings ask for, on the device; and the R^2 of its RipsNets.
 
     path_t: the teacher's checkpoint, by which clouds and RipsNets are found. student: taken over; objective.student is
-    another network if the method replaces a part.
+    another network if the method replaces a part. shared: of another student of this teacher and these images, whose
+    table this one reads too.
     """
     loss, clouds, info = settings.loss, settings.clouds, train_set.info
     if loss.beta:
@@ -74,7 +80,8 @@ def build_objective(
     other = build_loss(settings, student, teacher.model, train_set)
     cache = None
     if settings.training.teacher_cache and settings.reads_teacher:
-        cache = cached_teacher(path_t, teacher, train_set, settings.repetition.seed)
+        seed = settings.repetition.seed
+        cache = shared.of_seed(seed) if shared else cached_teacher(path_t, teacher, train_set, seed)
     objective = Distillation(
         student,
         fold_batchnorm(teacher.model),
