@@ -76,7 +76,10 @@ def get_args_parser() -> Parser:
     here.add_argument("--jobs", type=positive, help="runs at once (default: one a GPU; one without GPUs)")
     here.add_argument("--gpus", type=indices, metavar="N,...", help="GPUs that they share (default: all visible ones)")
     here.add_argument(
-        "--nproc", type=positive, metavar="N", help="processes of each training and of stage 2, a GPU each (default: 1)"
+        "--nproc",
+        type=positive,
+        metavar="N",
+        help="processes of stages 1, 2 and 4, a GPU each; students of CRD and CRCD have one (default: 1)",
     )
     cluster = parser.add_argument_group("on several machines that share this folder")
     cluster.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster: auto, host:port, or local (this machine)")

@@ -133,7 +133,7 @@ def check_trials(args, trials: list[int]) -> None:
         )
     for option in ("name", "seed"):
         if len(trials) > 1 and getattr(args, option) is not None:
-            raise UserError(f"--{option}: has no effect on {len(trials)} trials, which need one each; leave it out")
+            raise UserError(f"--{option}: one cannot serve {len(trials)} trials, which need one each; leave it out")
 
 
 def prepare(args, repetition: ResolvedRepetition, earlier: Student | None) -> Student:

@@ -17,7 +17,7 @@ from ripsnet import (
 
 from .. import distributed
 from ..errors import UserError
-from ..files.atomic import npz, write_bytes, write_json
+from ..files.atomic import as_size, npz, write_bytes, write_json
 from ..files.paths import quality_file, sample_file
 from ..networks import Network
 from ..settings import CloudMaking, Clouds, Data
@@ -59,19 +59,13 @@ def check_space(files: CloudSet, kinds: Sequence[str]) -> None:
         parts[kind.split("_")[0]] += files.bytes_needed(kind)
     text = ", ".join(f"{what} {as_size(size)}" for what, size in parts.items())
     if needed > free:
+        advice = "make space, or lower --num_clouds"
+        if "clouds" in kinds:
+            advice += ", or keep no clouds (--discard_clouds), without which no RipsNet can be fitted"
         raise UserError(
-            f"{files.folder}: {as_size(needed)} more are needed ({text}), but only {as_size(free)} are free; make "
-            "space, lower --num_clouds, or keep no clouds (--discard_clouds), without which no RipsNet can be fitted"
+            f"{files.folder}: {as_size(needed)} more are needed ({text}), but only {as_size(free)} are free; {advice}"
         )
     print(f"on disk: {text}; {as_size(needed)} more, {as_size(free)} free", flush=True)
-
-
-def as_size(count: int) -> str:
-    """'13.1 GB', '50.4 MB', '15.4 kB'."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count / 1e3:.1f} kB"
 
 
 def clouds_of(files: CloudSet, chunk: int, embedder: Embedder) -> np.ndarray:

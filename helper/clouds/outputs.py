@@ -35,7 +35,7 @@ from models import feature_shapes, fold_batchnorm
 from .. import distributed
 from ..errors import Interrupted, RunStopped, UserError
 from ..files import lock
-from ..files.atomic import cannot_write, read_json, write_json
+from ..files.atomic import as_size, cannot_write, read_json, write_json
 from ..files.paths import outputs_folder
 from ..files.provenance import device_name, versions
 from ..networks import Network
@@ -152,12 +152,12 @@ class OutputFiles:
         missing = sum(self.size(kind, self.blocks) - self.size(kind, done) for kind in KINDS)
         if missing > free:
             raise RunStopped(
-                f"--teacher_cache: the teacher's outputs take {_gigabytes(missing)} more in {self.folder}, where "
-                f"{_gigabytes(free)} are free; make room, or leave the option out"
+                f"--teacher_cache: the teacher's outputs take {as_size(missing)} more in {self.folder}, where "
+                f"{as_size(free)} are free; make room, or leave the option out"
             )
         print(
             f"{self.folder}: computing the teacher's outputs on {self.views} views of {self.images:,} images, "
-            f"{_gigabytes(missing)}, for all that read them with --teacher_cache",
+            f"{as_size(missing)}, for all that read them with --teacher_cache",
             flush=True,
         )
 
@@ -371,10 +371,6 @@ def _wait_for(files: OutputFiles) -> None:
                 bar = stack.enter_context(Bar("waiting", files.rows(files.blocks), "view", initial=done))
             bar.update(max(0, done - bar.done))
             time.sleep(LOOK_EVERY)
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def _short(value: Any) -> str:

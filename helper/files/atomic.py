@@ -103,3 +103,11 @@ def csv_bytes(rows: Sequence[dict]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode()
+
+
+def as_size(count: int) -> str:
+    """'13.1 GB', '50.4 MB', '15.4 kB'."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"

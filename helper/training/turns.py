@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..errors import UserError
+from ..errors import Interrupted, UserError
 from .interrupts import StopRequest
 
 Result = TypeVar("Result")
@@ -105,5 +105,7 @@ def side_by_side(turns: Sequence[Turn], stop: StopRequest) -> None:
             going.remove(turn)
         first_round = False
     failures.sort(key=lambda failure: isinstance(failure, UserError))  # what nobody expected comes first
+    if failures and isinstance(failures[0], Interrupted):
+        raise Interrupted("the runs were stopped as the lines above say; continue all with --resume")
     if failures:
         raise failures[0]
