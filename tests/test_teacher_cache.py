@@ -384,7 +384,7 @@ def test_a_table_that_is_complete_is_read_without_writing(ready):
 
 def test_a_disk_without_room_is_refused_before_anything_is_computed(noise, monkeypatch):
     monkeypatch.setattr(outputs.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**7, 10**7, 10**5))
-    with pytest.raises(RunStopped, match=r"take 0\.3 MB more in .*, where 0\.1 MB are free; make room, or leave"):
+    with pytest.raises(RunStopped, match=r"take 337\.7 kB more in .*, where 100\.0 kB are free; make room, or leave"):
         cached(noise)
     assert not (FOLDER / "logits.npy").exists()
 
