@@ -91,7 +91,7 @@ def blocks(images: ImageSet) -> Iterator[int]:
 
 
 def main(args) -> None:
-    images = random_images(args.images)
+    images = random_images(CPU, args.images)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         tables = random_tables(Path(folder), images)
         cache, again, third = (CachedTeacher(tables, images, seed=0) for _ in range(3))
