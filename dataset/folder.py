@@ -11,7 +11,8 @@ import multiprocessing
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -172,7 +173,6 @@ class FolderSet:
             prefetch_factor=PREFETCH if workers else None,
             persistent_workers=workers > 0,
         )
-        self._current: Iterator[Task] | None = None
         self._order: tuple[tuple[int, int], np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -203,11 +203,11 @@ class FolderSet:
             self._order = (seed, epoch), rng.permutation(len(self))
         return self._order[1]
 
-    def _batches(self, tasks: Iterator[Task]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        self._tasks.tasks, self._current = tasks, tasks
+    def _batches(self, tasks: Generator[Task, None, None]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        self._tasks.current = weakref.ref(tasks)
         answers = iter(self._loader)
         while True:
-            if self._current is not tasks:
+            if self._tasks.current() is not tasks:
                 raise RuntimeError(f"{self.info.name}: another pass over this set has begun, which ended this one")
             answer = next(answers, None)
             if answer is None:
@@ -219,12 +219,19 @@ class FolderSet:
 
 
 class Tasks:
-    """The batch sampler of a DataLoader that lives longer than one pass: each pass has tasks of its own."""
+    """The batch sampler of a DataLoader that lives longer than one pass: each pass has tasks of its own.
 
-    tasks: Iterator[Task] = iter(())
+    Whoever takes the batches keeps the pass. Kept here too, it would close a circle through the loader, and workers of
+    a loader in a circle are not told to end: each is waited for for ten seconds.
+    """
 
-    def __iter__(self) -> Iterator[Task]:
-        return self.tasks
+    current: Callable[[], Iterator[Task] | None] = staticmethod(lambda: None)
+
+    def __iter__(self) -> "Tasks":
+        return self
+
+    def __next__(self) -> Task:
+        return next(self.current() or iter(()))
 
 
 class Reader(Dataset):

@@ -1,5 +1,6 @@
 """dataset/folder.py and imagenet.py: image files against torchvision's transforms and Pillow's pixels."""
 
+import gc
 import os
 import pickle
 import re
@@ -230,6 +231,17 @@ def test_a_later_pass_ends_an_earlier_one(data_dir, workers):
         next(train.augmented(0, [(0, 20, 22)]))
 
 
+def test_a_pass_that_is_given_up_keeps_no_workers(data_dir):
+    train, _ = load(data_dir, workers=2)
+    batches = train.augmented(0, ((0, i, i + 3) for i in range(0, 21, 3)))
+    next(batches)
+    workers = train._loader._iterator._workers
+    gc.disable()  # nothing is left for it to find
+    del batches, train
+    gc.enable()
+    assert not any(worker.is_alive() for worker in workers)
+
+
 def test_what_goes_to_other_processes_can_be_pickled(data_dir):
     listing = list_images(data_dir / "photos" / "train")
     reader = Reader(listing.folder, listing.names, INFO, best_decoder())
@@ -295,6 +307,7 @@ def test_a_damaged_file_is_named_in_one_line(copied, workers, damage, reason):
     with pytest.raises(DatasetUnavailable) as failure:
         next(batches)
     line = str(failure.value)
+    del failure  # it holds this frame, in a circle that keeps the workers until it is searched for
     assert line.startswith(f"{path}: not readable as an image (") and reason in line and "\n" not in line
     assert line.endswith("replace the file by an intact one")
     assert len(next(train.plain([torch.arange(3)]))[1]) == 3  # the workers are still there
