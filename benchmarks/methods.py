@@ -1,6 +1,7 @@
 """What a training step of every method costs, in time relative to KD and in memory.
 
     python -m benchmarks.methods --output benchmarks/results/methods.txt
+    python -m benchmarks.methods --methods mgd ctkd mlkd norm crcd --output benchmarks/results/methods_newer.txt
 
 ResNet32x4 > ResNet8x4 (untrained weights: the time does not depend on them), batch 64, float32, 50,000 random images of
 100 classes (CRD's memory grows with them). The methods take turns, --steps steps a turn for --repeats turns. A first
@@ -107,14 +108,15 @@ def main(args) -> None:
     if args.peak:
         peak_of_this_process(args.peak, args.device)
         return
-    memory = {variant: peak_memory(variant, args.device) for variant in VARIANTS}
+    chosen = [variant for variant in VARIANTS if variant == "kd" or variant in args.methods]
+    memory = {variant: peak_memory(variant, args.device) for variant in chosen}
     images = random_images(args.device)
-    times = compare({v: turn(steps(v, images), args.steps, args.device) for v in VARIANTS}, args.repeats)
+    times = compare({v: turn(steps(v, images), args.steps, args.device) for v in chosen}, args.repeats)
     lines = [
         "| method | step relative to KD (median of turns) | ms a step (median) | peak memory, MiB |",
         "|---|---|---|---|",
     ]
-    for variant in VARIANTS:
+    for variant in chosen:
         name = distiller_dict[variant.removesuffix(FIRST)].name
         if variant.endswith(FIRST):
             name += FIRST
@@ -125,6 +127,13 @@ def main(args) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=VARIANTS,
+        default=VARIANTS,
+        help="beside KD (default: all)",
+    )
     parser.add_argument("--steps", type=int, default=2, help="steps a turn (default: 2)")
     parser.add_argument("--repeats", type=int, default=5, help="turns (default: 5)")
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
