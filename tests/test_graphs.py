@@ -504,7 +504,7 @@ def test_students_that_are_stopped_side_by_side_are_all_saved_and_go_on(in_stage
 
     with monkeypatch.context() as patch:
         patch.setattr(EpochPlan, "images", interrupted)
-        with pytest.raises(Interrupted, match="stopped in epoch 2 after . steps"):
+        with pytest.raises(Interrupted, match="the runs were stopped"):
             students("topkd", (1, 2))
     states = [checkpoint.load(path) for path in Path("save_s_models").glob("*/last.pth")]
     assert sorted((state["next_epoch"], state["step"]) for state in states) == [(2, 3), (2, 3)]

@@ -396,12 +396,12 @@ def test_a_table_that_is_interrupted_goes_on_where_it_stopped(tiny, monkeypatch,
     """Real runs, the first student of which is interrupted before its third batch."""
     monkeypatch.setitem(TABLES, "tiny", TINY_TABLE)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
-    monkeypatch.setattr(local, "ROOT", Path("scripts").resolve())
-    local.ROOT.mkdir()
+    monkeypatch.setattr(jobs, "ROOT", Path("scripts").resolve())
+    jobs.ROOT.mkdir()
     for path in ROOT.glob("*.py"):  # each runs the script of its name, up to the point that POINT names
         point = f"os.environ.get('POINT_{path.stem}', 'none')"
         text = f"import os, sys\nfrom support import killed\nkilled.main({point}, {str(path)!r}, *sys.argv[1:])\n"
-        (local.ROOT / path.name).write_text(text)
+        (jobs.ROOT / path.name).write_text(text)
 
     monkeypatch.setenv("POINT_train_student", "int:3")
     with pytest.raises(RunStopped, match="jobs failed"):
@@ -430,7 +430,7 @@ def test_the_demonstration_in_a_shorter_form(capfd):
     printed = capfd.readouterr().out
     table = printed[printed.rindex("make_tables.py") :]
     assert all(name in table for name in ("CE", "KD", "KD-control", "TopKD", "TopKD-exact", "TopKD-wasserstein"))
-    assert len(list(Path("results/runs").glob("resnet20-resnet8_digits_*_e1_trial1.csv"))) == 6
+    assert len(list(Path("results/runs").glob("resnet20-resnet8_digits_*_e1_float32_trial1.csv"))) == 6
     figures = sorted(Path("results/figures").glob("*.png"))
     assert [figure.name.split("_")[0] for figure in figures] in (["pi", "tsne"], ["pi", "umap"])
     assert all(figure.read_bytes().startswith(b"\x89PNG") for figure in figures)
