@@ -23,8 +23,7 @@ from .jobs import Job, Work, before
 from .plan import methods
 
 GPUS = (1, 8, 64)
-TRAINING_IMAGES = {"digits": 1437, "imagenet": 1_281_167}  # others: as CIFAR
-TEST_IMAGES = {"imagenet": 50_000}  # others: as CIFAR
+IMAGES = {"digits": (1438, 359)}  # training and test images of sets that do not say so; others: as CIFAR
 LAUNCH = 1.5e-3, 0.10e-3  # seconds of a training step, and for each of its convolutions
 LAUNCH_FROZEN = 0.06e-3  # for each convolution of a teacher
 FLOPS = 20e12  # a second, float32 without TF32, as convolutions of this size reach
@@ -35,6 +34,11 @@ CLOUD = {"0": 0.15e-3, "1": 0.6e-3}  # its diagram, its image and its part of a 
 FITTED_EPOCHS, FITTED_STEPS, FIT_STEP = 500, 2343, 0.2e-3  # RipsNet stops early; steps an epoch; seconds
 START = 15.0  # seconds of a process, the end of its epochs included
 FIGURE = 60.0
+
+
+def images_in(dataset: str) -> tuple[int, int]:
+    """(training images, test images) of the complete data set."""
+    return dataset_dict[dataset].images or IMAGES.get(dataset, (50_000, 10_000))
 
 
 @functools.cache
@@ -52,7 +56,7 @@ def costs(network: str, dataset: str) -> tuple[int, float]:
 
 def steps(work: Work) -> int:
     """In an epoch, or in a pass of stage 2."""
-    return max(1, TRAINING_IMAGES.get(work.dataset, 50_000) // work.batch_size)
+    return max(1, images_in(work.dataset)[0] // work.batch_size)
 
 
 def step_seconds(work: Work) -> float:
@@ -77,10 +81,10 @@ def estimated(work: Work) -> float:
         _, flops = costs(work.teacher, work.dataset)
         return START + work.epochs * steps(work) * (flops * work.batch_size / FLOPS + CLOUD[work.what])
     if work.script == "train_ripsnet":
-        clouds = min(1.0, TRAINING_IMAGES.get(work.dataset, 50_000) / 50_000)  # larger sets make fewer passes
+        clouds = min(1.0, images_in(work.dataset)[0] / 50_000)  # larger sets make fewer passes
         return START + min(work.epochs, FITTED_EPOCHS) * max(1.0, FITTED_STEPS * clouds) * FIT_STEP
     if work.script == "evaluate":
-        return START + TEST_IMAGES.get(work.dataset, 10_000) * costs(work.teacher, work.dataset)[1] / FLOPS
+        return START + images_in(work.dataset)[1] * costs(work.teacher, work.dataset)[1] / FLOPS
     return FIGURE if work.script == "visualize" else START
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import scipy.stats
 
 from ..errors import UserError
+from ..experiments.catalogue import published_for
 from .identity import IDENTITY
 
 # What may differ between repetitions: what was measured, which repetition it is, where it ran, and where the weights
@@ -35,12 +36,13 @@ PUBLISHED_COLUMNS = ["dataset", "group", "method", "teacher", "student", "top1",
 EPOCHS = {"last": "last epoch", "best": "best test epoch", "unknown": "not stated"}
 
 ENOUGH_RUNS = 3
-PUBLISHED_EPOCHS = {"cifar10": 240, "cifar100": 240, "imagenet": 100}
+PUBLISHED_EPOCHS = {name: published_for(name)[0].epochs for name in ("cifar10", "cifar100", "imagenet")}
 CONFIDENCE = 0.95
 FEW, SHORT, ASSUMED = "*", "†", "‡"
 LEGEND = {
     FEW: f"fewer than {ENOUGH_RUNS} runs (no interval)",
-    SHORT: "schedule shorter than the published 240 epochs (100 on ImageNet)",
+    SHORT: f"schedule shorter than the published {PUBLISHED_EPOCHS['cifar100']} epochs ({PUBLISHED_EPOCHS['imagenet']} "
+    "on ImageNet)",
     ASSUMED: "assumed weights of the loss (not published for this pair, or set by hand)",
 }
 NONE = "-"
