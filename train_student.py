@@ -58,7 +58,7 @@ from helper.student.listing import listing
 from helper.student.names import method_name, student_name
 from helper.student.weights import StudentSettings, resolve
 from helper.training.interrupts import StopRequest
-from helper.training.loop import training_run
+from helper.training.loop import Trainer, training_run
 from helper.training.turns import Steps, Turn, alone, side_by_side
 
 
@@ -185,9 +185,10 @@ def training(student: Student, before: str, stop: StopRequest) -> Steps[None]:
         first_run = Run(student_run.folder / "first_stage", options, student_run.device, repetition.resume)
         stage = FirstStage(objective)
         stage.label = before + stage.label
-        first = yield from training_run(stage, loader, test_set, first_run, own, student.about, stop)
+        first = yield from training_run(Trainer(stage, loader, test_set, first_run, own, student.about), stop)
     objective.label = before
-    history = yield from training_run(objective, loader, test_set, student_run, settings.training, student.about, stop)
+    trainer = Trainer(objective, loader, test_set, student_run, settings.training, student.about)
+    history = yield from training_run(trainer, stop)
     student_run.finish(
         history,
         results_row(

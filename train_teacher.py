@@ -24,7 +24,7 @@ from helper.networks import check_image_size
 from helper.settings import Data, Repetition, Training, plain
 from helper.student.build import build_student
 from helper.student.names import schedule, teacher_name, variant
-from helper.training.loop import fit
+from helper.training.loop import Trainer, fit
 from helper.training.objective import Objective
 
 
@@ -50,7 +50,8 @@ def main(args) -> None:
     train_set, test_set = load_data(data)
     loader = train_loader(train_set, training.batch_size, repetition.seed)
     about = {"arch": args.model, "num_classes": info.num_classes, "dataset": data.dataset}
-    history = fit(Objective(network, {"ce": 1.0}, training.amp), loader, test_set, teacher_run, training, about)
+    objective = Objective(network, {"ce": 1.0}, training.amp)
+    history = fit(Trainer(objective, loader, test_set, teacher_run, training, about))
     row = results_row(
         history,
         method="CE",

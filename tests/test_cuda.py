@@ -38,7 +38,7 @@ from helper.student.probe import Probe, probe_batches
 from helper.training import loop
 from helper.training.graphs import capture_on, own_stream
 from helper.training.interrupts import StopRequest
-from helper.training.loop import evaluate, fit
+from helper.training.loop import Trainer, evaluate, fit
 from helper.training.objective import Objective
 from helper.training.steps import train_steps
 from helper.training.turns import Turn, side_by_side
@@ -187,9 +187,9 @@ def left_by(device=DEVICE, resume=False, stop=None):
             patch.setattr(loop, "capture_on", lambda _: new_capture())
         if stop:
             with pytest.raises(Interrupted):
-                fit(*of_fit, by_hand, {})
+                fit(Trainer(*of_fit, by_hand, {}))
         else:
-            fit(*of_fit, by_hand, {})
+            fit(Trainer(*of_fit, by_hand, {}))
     return artefacts_of("run")
 
 
@@ -479,7 +479,7 @@ def test_a_run_with_a_loss_that_is_not_finite_names_its_step(monkeypatch, step):
     by_hand = ResolvedTraining(epochs=1, batch_size=BATCH, lr=0.01)
     run = Run(Path("run"), plain(by_hand), DEVICE, resume=False)
     with pytest.raises(RunStopped, match=rf"at epoch 1, step {step} "):
-        fit(Spoilt(step), TrainLoader(shown, BATCH, 0), shown, run, by_hand, {})
+        fit(Trainer(Spoilt(step), TrainLoader(shown, BATCH, 0), shown, run, by_hand, {}))
 
 
 # ---- side by side
@@ -495,15 +495,15 @@ def test_students_side_by_side_end_as_one_after_another(monkeypatch):
         objective = build(shown, "crd", None, ("resnet8", "resnet8"), BATCH)
         torch.manual_seed(number)
         run = Run(Path(name, str(number)), plain(by_hand), DEVICE, resume=False)
-        return objective, TrainLoader(shown, BATCH, number), images(100, DEVICE), run, by_hand, {}
+        return Trainer(objective, TrainLoader(shown, BATCH, number), images(100, DEVICE), run, by_hand, {})
 
     stop, turns = StopRequest(), []
     for number in (1, 2, 3):
-        steps_of = loop.training_run(*run_of(number, "together"), stop)
+        steps_of = loop.training_run(run_of(number, "together"), stop)
         turns.append(Turn(str(number), steps_of, DEVICE))
     side_by_side(turns, stop)
     for number in (1, 2, 3):
-        fit(*run_of(number, "apart"))
+        fit(run_of(number, "apart"))
     synchronize()
     assert artefacts_of("together") == artefacts_of("apart")
 

@@ -34,7 +34,7 @@ from helper.student.distillation import FirstStage
 from helper.training import loop
 from helper.training.graphs import Replayed
 from helper.training.interrupts import StopRequest
-from helper.training.loop import fit
+from helper.training.loop import Trainer, fit
 from helper.training.meters import Meters
 from helper.training.objective import Objective
 from helper.training.steps import ReplayedSteps, step, train_steps, why_eager
@@ -354,7 +354,7 @@ def test_what_speaks_against_a_graph():
 
 
 def run_parts(name, epochs=3, resume=False):
-    """What `fit` takes for a student with RipsNet and KD, with the probe that measures it after each epoch."""
+    """What a `Trainer` takes for a student with RipsNet and KD, with the probe that measures it after each epoch."""
     objective, shown = make(topology="ripsnet", epochs=epochs)
     by_hand = ResolvedTraining(epochs=epochs, batch_size=BATCH, lr=0.01, lr_decay_epochs=(2,))
     run = Run(Path(name), plain(by_hand), CPU, resume)
@@ -365,7 +365,7 @@ def left_by(name, capture=None, resume=False):
     """What a run leaves, whose steps are captured by `capture` or run as they are."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "capture_on", lambda device: capture)
-        fit(*run_parts(name, resume=resume))
+        fit(Trainer(*run_parts(name, resume=resume)))
     return artefacts(Path(name))
 
 
@@ -382,7 +382,7 @@ def stop_at(step, capture):
         patch.setattr(ReplayedSteps, "__call__", stopping)
         patch.setattr(loop, "capture_on", lambda device: capture)
         with pytest.raises(Interrupted):
-            fit(*run_parts("replayed"))
+            fit(Trainer(*run_parts("replayed")))
 
 
 @pytest.fixture(scope="module")
@@ -424,7 +424,7 @@ def test_why_steps_are_not_replayed_is_said_once(tmp_path, monkeypatch, capsys):
     *parts, settings, deployed = run_parts("bound")
     monkeypatch.setattr(loop, "capture_on", lambda device: Tape())
     monkeypatch.setattr(ImageSet, "host_bound", "its images are read")
-    fit(*parts, dataclasses.replace(settings, epochs=2), deployed)
+    fit(Trainer(*parts, dataclasses.replace(settings, epochs=2), deployed))
     printed = capsys.readouterr().out
     assert printed.count("bound: its steps are not replayed as CUDA graphs: its images are read\n") == 1
 
@@ -433,7 +433,7 @@ def test_steps_are_not_replayed_where_that_is_asked_for(tmp_path, monkeypatch, e
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loop, "capture_on", lambda device: lambda function: pytest.fail("captures"))
     *parts, settings, deployed = run_parts("eager")
-    fit(*parts, dataclasses.replace(settings, eager=True), deployed)
+    fit(Trainer(*parts, dataclasses.replace(settings, eager=True), deployed))
 
 
 # ---- students side by side

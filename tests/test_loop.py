@@ -24,7 +24,7 @@ from helper.files.run import Run, with_later_options
 from helper.settings import ResolvedLoss, ResolvedTraining, plain
 from helper.student.distillation import Distillation
 from helper.training import loop, progress
-from helper.training.loop import evaluate, fit, make_optimizer
+from helper.training.loop import Trainer, evaluate, fit, make_optimizer
 from helper.training.meters import Meters
 from helper.training.objective import Objective
 from helper.training.steps import train_steps
@@ -43,7 +43,8 @@ def train(objective, images, test_set=None, resume=False, deployed=None, **setti
     training = ResolvedTraining(**{"epochs": 2, "batch_size": 16, "lr": 0.02} | settings)
     run = Run(RUN, plain(training), torch.device("cpu"), resume)
     loader = TrainLoader(images, training.batch_size, 0)
-    return fit(objective, loader, images if test_set is None else test_set, run, training, deployed or {})
+    test_set = images if test_set is None else test_set
+    return fit(Trainer(objective, loader, test_set, run, training, deployed or {}))
 
 
 def rows(path):

@@ -178,11 +178,12 @@ def test_topology_without_kd():
 def test_all_methods_start_from_equal_weights_and_see_equal_batches(prepared, monkeypatch, projection):
     training_run, seen = train_student.training_run, {}
 
-    def recording_run(objective, *rest):
+    def recording_run(trainer, stop):
+        objective = trainer.objective
         state, batches = {name: tensor.clone() for name, tensor in objective.student.state_dict().items()}, []
         objective.register_forward_pre_hook(lambda module, batch: batches.append([part.clone() for part in batch]))
         seen[method] = state, batches
-        return training_run(objective, *rest)
+        return training_run(trainer, stop)
 
     monkeypatch.setattr(train_student, "training_run", recording_run)
     for method, options in METHODS.items():
@@ -200,9 +201,9 @@ def test_all_methods_start_from_equal_weights_and_see_equal_batches(prepared, mo
 def test_the_projection_is_trained_and_saved_but_not_deployed(prepared, monkeypatch, capsys, method):
     training_run, before = train_student.training_run, {}
 
-    def recording_run(objective, *rest):
-        before.update({name: tensor.clone() for name, tensor in objective.projection.state_dict().items()})
-        return training_run(objective, *rest)
+    def recording_run(trainer, stop):
+        before.update({name: tensor.clone() for name, tensor in trainer.objective.projection.state_dict().items()})
+        return training_run(trainer, stop)
 
     monkeypatch.setattr(train_student, "training_run", recording_run)
     train(*METHODS[method], *WIDTHS_DIFFER)

@@ -340,24 +340,14 @@ class Trainer:
         self.saved_at = time.perf_counter()
 
 
-def training_run(
-    objective: Objective,
-    loader: TrainLoader,
-    test_set: LabelledImages,
-    run: Run,
-    training: ResolvedTraining,
-    deployed: dict[str, Any],
-    stop: StopRequest,
-) -> Steps[list[dict[str, Any]]]:
+def training_run(trainer: Trainer, stop: StopRequest) -> Steps[list[dict[str, Any]]]:
     """Train for training.epochs epochs, yielding after each step, and return the log, a dict an epoch. Saves at the end
     of an epoch, though not more often than every SAVE_APART seconds, at the end, and when stopped.
-
-    deployed: what the checkpoints say of the network beside its weights (arch, num_classes, dataset).
 
     Raises:
         RunStopped: when a loss or a weight becomes non-finite, or the disk is full. Interrupted: after a signal.
     """
-    trainer = Trainer(objective, loader, test_set, run, training, deployed)
+    run, training = trainer.run, trainer.training
     trainer.resume()
     trainer.prepare_replay()
     if training.amp == "bf16":
@@ -383,15 +373,7 @@ def training_run(
     return progress.history
 
 
-def fit(
-    objective: Objective,
-    loader: TrainLoader,
-    test_set: LabelledImages,
-    run: Run,
-    training: ResolvedTraining,
-    deployed: dict[str, Any],
-) -> list[dict[str, Any]]:
+def fit(trainer: Trainer) -> list[dict[str, Any]]:
     """A `training_run` alone, from its beginning to its end."""
     with StopRequest() as stop:
-        steps = training_run(objective, loader, test_set, run, training, deployed, stop)
-        return alone(Turn(run.name, steps, run.device))
+        return alone(Turn(trainer.run.name, training_run(trainer, stop), trainer.run.device))
