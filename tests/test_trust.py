@@ -125,7 +125,8 @@ def place(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("kind", slow_but(["teachers"], RUNS))
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", RUNS)
 def test_a_second_process_in_a_folder_is_refused_and_the_first_ends_as_if_alone(place, kind):
     first, second = RUNS[kind]
     alone, shared = place("alone"), place("shared")

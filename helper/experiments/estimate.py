@@ -28,8 +28,8 @@ LAUNCH = 1.5e-3, 0.10e-3  # seconds of a training step, and for each of its conv
 LAUNCH_FROZEN = 0.06e-3  # for each convolution of a teacher
 FLOPS = 20e12  # a second, float32 without TF32, as convolutions of this size reach
 TOPOLOGY = {"ripsnet": 0.4e-3, "exact": 0.8e-3, "wasserstein": 0.7e-3}
-# A step of methods whose own loss costs, over KD's (benchmarks/results/methods.txt).
-OWN_LOSS = {"ReviewKD": 3.4, "SemCKD": 1.8, "KD-SVD": 1.6}
+# A step of methods whose own loss costs, over KD's (benchmarks/results/methods.txt, methods_newer.txt).
+OWN_LOSS = {"ReviewKD": 3.4, "SemCKD": 1.8, "KD-SVD": 1.6, "NORM": 1.2}
 CLOUD = {"0": 0.15e-3, "1": 0.6e-3}  # its diagram, its image and its part of a file, by homology dimension
 FITTED_EPOCHS, FITTED_STEPS, FIT_STEP = 500, 2343, 0.2e-3  # RipsNet stops early; steps an epoch; seconds
 START = 15.0  # seconds of a process, the end of its epochs included
