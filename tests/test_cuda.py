@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from support.arms import CPU, METHODS, TOPOLOGIES, build, images, state_of, teacher_of, training
 from support.artefacts import artefacts
 from support.tape import Tape
@@ -258,7 +259,9 @@ def gradient(device, dtype, amp="off"):
 
 
 @pytest.mark.parametrize("amp, limit", [("off", 1e-4), ("bf16", 3e-2)])
-def test_gradients_agree_with_float64_on_the_cpu(capsys, amp, limit):
+def test_gradients_agree_with_float64_on_the_cpu(monkeypatch, capsys, amp, limit):
+    """With SiLU for ReLU, whose kink turns rounding into errors of 3e-3 at this batch: units whose sign it decides."""
+    monkeypatch.setattr(F, "relu", F.silu)
     exact_gradient = gradient(CPU, torch.float64)
     found = gradient(DEVICE, torch.float32, amp)
     error = ((found - exact_gradient).norm() / exact_gradient.norm()).item()
