@@ -10,6 +10,7 @@ cd "$(dirname "$0")"
 
 if [ "${1:-}" = --all ]; then
     shift
+    export TOPKD_REHEARSAL=1 # tests/test_cuda.py runs on the CPU where there is no GPU
 else
     set -- -m "not slow" "$@"
 fi

@@ -410,7 +410,7 @@ def test_the_table_holds_what_the_teacher_makes_of_each_view(capsys, monkeypatch
     """As it is saved, on the images that an epoch's plan shows. The table is of blocks and a short one."""
     if not CUDA:
         monkeypatch.setattr(outputs, "BLOCK", 4)
-    shown, teacher = images(600 if CUDA else 6, DEVICE), to_device(copy.deepcopy(teacher_of(PAIR[0])), DEVICE)
+    shown, teacher = images(600 if CUDA else 6, DEVICE), to_device(copy.deepcopy(teacher_of(PAIR[0]).model), DEVICE)
     origin = {"images": len(shown), "views": shown.view_count, "classes": 100, "width": 64}
     files = OutputFiles(Path("table"), origin)
     files.folder.mkdir()
