@@ -3,8 +3,8 @@ and that they agree with the CPU. Left out where there is no CUDA.
 
     python -m pytest -n 0 -s tests/test_cuda.py       # -s shows how close the numbers were
 
-With TOPKD_REHEARSAL=1 they run on the CPU, with tests/support/tape.py in place of graphs: that shows that the tests
-themselves work, not what they are for.
+With TOPKD_REHEARSAL=1, which `sh test.sh --all` sets, they run on the CPU, with tests/support/tape.py in place of
+graphs: that shows that the tests themselves work, not what they are for.
 """
 
 import copy
