@@ -411,6 +411,7 @@ def test_what_is_on_disk_already_needs_no_space(monkeypatch, capsys):
     make_clouds()
 
 
+@pytest.mark.slow
 def test_sizes_of_imagenet_are_told(monkeypatch, capsys):
     """199,936 clouds of 64 points: 13.1 GB of width 512, 52.4 GB of width 2048; images 0.3 GB."""
     disk(monkeypatch, 10**12)

@@ -144,6 +144,7 @@ def extents(images):
     ]
 
 
+@pytest.mark.slow
 def test_crops_and_flips_have_torchvisions_distribution(data_dir):
     train, _ = load(data_dir)
     listing = list_images(data_dir / "photos" / "train")

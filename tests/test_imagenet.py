@@ -105,6 +105,7 @@ def named(source, folder, digits=None):
     return path
 
 
+@pytest.mark.slow
 def test_a_file_from_before_zip_archives_and_counters_is_torchvisions_network(old_file, tmp_path):
     network = load_network(named(old_file, tmp_path), "resnet18_imagenet", "--model", dataset="imagenet")
     counters = [value for name, value in network.model.state_dict().items() if name.endswith("num_batches_tracked")]
@@ -285,6 +286,7 @@ def test_an_adopted_teacher_is_finished(capsys, tmp_path, monkeypatch):
     assert capsys.readouterr().out.splitlines()[0] == "# resnet34_imagenet_torchvision: finished"
 
 
+@pytest.mark.slow
 def test_hours_are_estimated_from_images_of_224_pixels():
     """Multiply-adds of one image: those in torchvision's metadata, and 569 M of MobileNetV1 (Howard et al., 2017)."""
     for network, giga in zip((*RESNET18, *MOBILENETV1), (3.664, 1.814, 4.089, 0.569), strict=True):

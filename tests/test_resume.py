@@ -353,12 +353,10 @@ def test_tensorboard_shows_the_end_of_a_resumed_run_once(begin, point):
     assert [point.step for point in events.Scalars("test_acc")] == [1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "point",
-    [
-        pytest.param("replace:13", id="before the spec"),
-        pytest.param("replace:17", id="between the images", marks=pytest.mark.slow),
-    ],
+    [pytest.param("replace:13", id="before the spec"), pytest.param("replace:17", id="between the images")],
 )
 def test_stage_3_refuses_a_set_that_is_being_enlarged(begin, expected, point):
     """What says that a smaller set of images is complete does not say so of the larger one."""

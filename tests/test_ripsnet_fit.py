@@ -281,6 +281,7 @@ def test_a_ripsnet_that_sees_fewer_clouds_is_validated_on_the_same(fitted):
         fit("--ripsnet_clouds", 31)
 
 
+@pytest.mark.slow
 def test_clouds_beyond_those_it_sees_do_not_change_a_ripsnet(fitted):
     shutil.copytree(fitted / "ripsnet", "ripsnet")
     files = CloudSet.of(CLOUDS, load_spec(CLOUDS / "spec_dim0.json"))

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.marks import slow_but
 
 import reproduce
 from helper.errors import Interrupted, RunStopped, UserError
@@ -315,7 +314,8 @@ def wait_until(condition):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("finishes", slow_but([""], ["yes", ""]))
+@pytest.mark.slow
+@pytest.mark.parametrize("finishes", ["yes", ""])
 def test_a_run_that_a_killed_call_has_left_is_waited_for(finishes, capfd):
     """It finishes, or it stops before its end and is resumed then."""
     path = script("work.py", WORKER.format(root=str(ROOT)))

@@ -280,6 +280,7 @@ def test_a_student_that_reads_more_of_its_teacher_is_refused(noise, monkeypatch,
     assert not FOLDER.exists() and not Path("save_s_models").exists()
 
 
+@pytest.mark.slow
 def test_a_set_of_image_files_is_refused(noise, monkeypatch, capsys):
     options = ["--path_t", TEACHER, "--dataset", "imagenette", "--model_s", "resnet18_imagenet", "--teacher_cache"]
     content = checkpoint.load(TEACHER)

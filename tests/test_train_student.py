@@ -94,6 +94,7 @@ def test_training_with_and_without_a_diagnosis_is_the_same(prepared, monkeypatch
     assert [{key: row[key] for key in row if key not in columns} for row in log] == log_without
 
 
+@pytest.mark.slow
 def test_training_with_and_without_figures_is_the_same(prepared, monkeypatch):
     monkeypatch.setattr(loop, "FIGURES_EVERY", 1)
     drawn = []

@@ -158,7 +158,8 @@ def test_pi_shows_validation_clouds_by_their_error(drawn, dim):
         np.testing.assert_allclose(curves["RipsNet"], found[expected[2]].reshape(20, 20).mean(axis=1), rtol=1e-5)
 
 
-@pytest.mark.parametrize("dim", slow_but([1], [0, 1]))
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", [0, 1])
 def test_pi_of_students_of_the_same_and_of_another_width(drawn, dim):
     network = fit(dim)
     student, wide = save_network(STUDENT / "best.pth", seed=3), save_network(WIDE, "resnet8x4", seed=4)

@@ -153,6 +153,7 @@ def test_nothing_to_train_is_refused():
         resolve("-r", 0, "-a", 0, "-d", 0)
 
 
+@pytest.mark.slow
 def test_no_two_settings_share_a_name(mine):
     settings = {}
     choices = [
