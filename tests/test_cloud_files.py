@@ -392,7 +392,7 @@ POINTS_OF_CHANGE = ("replace:1", "replace:2", "half:3", "replace:9", "replace:14
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, point", itertools.product(SIZES, POINTS_OF_CHANGE))
+@pytest.mark.parametrize("name, point", [*itertools.product(SIZES, POINTS_OF_CHANGE)])
 def test_a_set_whose_change_was_cut_off_is_not_taken_for_whole_and_ends_as_without_a_stop(sets, tmp_path, name, point):
     assert kill(sets, tmp_path, name, point)
 

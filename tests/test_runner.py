@@ -345,7 +345,7 @@ def test_a_job_that_meets_another_in_its_folder_runs_when_that_has_ended():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at_once, talks", itertools.product((1, 2), (True, False)))
+@pytest.mark.parametrize("at_once, talks", [*itertools.product((1, 2), (True, False))])
 def test_a_reader_that_goes_away_is_a_stop(at_once, talks):
     """`reproduce.py | head`: every run saves its state and ends, and so does the call, with nothing on stderr."""
     path = script(
