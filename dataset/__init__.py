@@ -11,7 +11,7 @@ from .folder import FolderSet, call, decoder_name, open_folders
 from .imagenet import imagenet, imagenette
 from .images import EpochPlan, ImageSet
 from .info import DatasetInfo, DatasetUnavailable, Recipe, check_split
-from .loader import LabelledImages, TrainLoader, test_batches
+from .loader import LabelledImages, TrainLoader, test_batches, usual_test_batch
 
 __all__ = [
     "DatasetInfo",
@@ -27,6 +27,7 @@ __all__ = [
     "load_dataset",
     "open_folders",
     "test_batches",
+    "usual_test_batch",
 ]
 
 dataset_dict: dict[str, DatasetInfo] = {info.name: info for info in (cifar100, cifar10, digits, imagenet, imagenette)}

@@ -47,6 +47,7 @@ cifar100 = DatasetInfo(
     std=(0.2675, 0.2565, 0.2761),
     flip=True,
     load=partial(_load, CIFAR100),
+    images=(50_000, 10_000),
     class_names=partial(_class_names, CIFAR100),
 )
 cifar10 = DatasetInfo(
@@ -56,5 +57,6 @@ cifar10 = DatasetInfo(
     std=(0.2470, 0.2435, 0.2616),
     flip=True,
     load=partial(_load, CIFAR10),
+    images=(50_000, 10_000),
     class_names=partial(_class_names, CIFAR10),
 )

@@ -39,4 +39,5 @@ digits = DatasetInfo(
     std=(0.3241, 0.3241, 0.3241),
     flip=False,  # a mirrored digit is no digit
     load=_load,
+    images=(1438, 359),
 )

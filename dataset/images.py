@@ -106,10 +106,8 @@ class ImageSet:
     def view(self, number: int, indices: Tensor) -> Tensor:
         """The view of that number, of the images with the indices (B,), as `augmented` gives images."""
         corner, flip = divmod(number, 2) if self.info.flip else (number, 0)
-        top, left = divmod(corner, 2 * self.info.padding + 1)
-        choices = (torch.full_like(indices, choice) for choice in (top, left, flip))
-        top_of_each, left_of_each, flip_of_each = choices
-        return self.normalize(self.crop(indices, top_of_each, left_of_each, flip_of_each.bool()))
+        top, left = (torch.full_like(indices, number) for number in divmod(corner, 2 * self.info.padding + 1))
+        return self.normalize(self.crop(indices, top, left, torch.full_like(indices, flip, dtype=torch.bool)))
 
     def crop(self, indices: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
         """Crops of the padded images, mirrored where flip is set.

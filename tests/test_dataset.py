@@ -241,7 +241,7 @@ def test_a_single_class_is_refused(monkeypatch):
 
 def test_digits_hold_scikit_learns_images():
     train, test = load_dataset("digits", "")
-    assert (len(train), len(test)) == (1438, 359)
+    assert (len(train), len(test)) == (1438, 359) == dataset_dict["digits"].images
     assert train.images.shape[1:] == (32, 32, 3)
 
     source, labels = load_digits(return_X_y=True)

@@ -17,7 +17,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import silhouette_score
 from torch import Tensor
 
-from dataset import LabelledImages, TrainLoader
+from dataset import LabelledImages, TrainLoader, usual_test_batch
 from ripsnet import ImageSpec, RipsNet, dim0_deaths, dim1_diagrams, r2_score
 
 from ..clouds.fitting import CloudData, predict
@@ -33,7 +33,6 @@ from .figures import Images, pixel_grid
 from .identity import of_network, run_of, several
 
 EMBEDDINGS = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA"}
-IMAGES_A_FORWARD = 500  # of 32 pixels
 MOST_NAMES = 100  # of classes in a message
 Row = dict[str, float]
 
@@ -268,8 +267,7 @@ def images_of_classes(images: LabelledImages, classes: list[int], count: int, se
 
 def pooled_features(network: Network, images: LabelledImages, index: Tensor) -> np.ndarray:
     """The pooled features (N, d) of the images with these numbers, not augmented."""
-    at_once = IMAGES_A_FORWARD if images.info.image_size <= 64 else IMAGES_A_FORWARD // 8
-    batches = (batch for batch, _ in images.plain(index.split(at_once)))
+    batches = (batch for batch, _ in images.plain(index.split(usual_test_batch(images))))
     return torch.cat(layer_outputs(network, batches, -1, "--path_s")).numpy()
 
 
