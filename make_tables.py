@@ -48,7 +48,7 @@ def get_args_parser() -> Parser:
 
 
 def main(args) -> None:
-    if args.out.suffix == ".tex":
+    if args.out.suffix == ".tex" or not args.out.name:
         raise UserError(f"--out: found {args.out}, expected the Markdown file; the LaTeX file is written beside it")
     if args.into in (args.out, args.out.with_suffix(".tex")):
         raise UserError(f"--into: found {args.into}, a file that --out writes; give another")

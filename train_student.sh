@@ -30,14 +30,15 @@ OPERATOR=${OPERATOR:-mean}          # RipsNet's pooling; published: sum for WRN-
 # The clouds and images.
 DIM=${DIM:-0}                       # homology dimension: 0, 1 or 01
 LAYER_T=${LAYER_T:--1}              # -1 is the pooled vector before the classifier
-PASSES=${PASSES:-256}
+PASSES=${PASSES:-256}               # for ImageNet 10
 PCD_BN=${PCD_BN:-eval}              # train: with batch statistics, as the authors made the clouds
 SIGMA_RULE=${SIGMA_RULE:-released}
 
-EPOCHS=${EPOCHS:-240}
-LR_DECAY_EPOCHS=${LR_DECAY_EPOCHS:-150,180,210}
-BATCH_SIZE=${BATCH_SIZE:-64}        # also the points in a cloud
-LR=${LR:-}                          # empty: 0.01 for MobileNetV2 and the ShuffleNets, 0.05 otherwise
+# The schedule. Empty: as published for CIFAR-100 (for ImageNet).
+EPOCHS=${EPOCHS:-}                  # 240 (100)
+LR_DECAY_EPOCHS=${LR_DECAY_EPOCHS:-}    # 150,180,210 (30,60,90)
+BATCH_SIZE=${BATCH_SIZE:-}          # 64, which are also the points in a cloud (256, four clouds)
+LR=${LR:-}                          # 0.05, of MobileNetV2 and the ShuffleNets 0.01 (0.1)
 RIPSNET_EPOCHS=${RIPSNET_EPOCHS:-25000}   # at most
 TEACHER_CACHE=${TEACHER_CACHE:-}    # 1: stage 2 and the students read a table of the teacher's outputs
 
@@ -46,7 +47,7 @@ stage() {
     program=$1
     shift
     "$PYTHON" "$program" --path_t "$PATH_T" ${MODEL_T:+--model_t "$MODEL_T"} --dataset "$DATASET" \
-        --batch_size "$BATCH_SIZE" --dim "$DIM" --tda_layer_t "$LAYER_T" --pcd_bn "$PCD_BN" \
+        ${BATCH_SIZE:+--batch_size "$BATCH_SIZE"} --dim "$DIM" --tda_layer_t "$LAYER_T" --pcd_bn "$PCD_BN" \
         --sigma_rule "$SIGMA_RULE" "$@"
 }
 
@@ -58,12 +59,14 @@ case $TOPOLOGY in ripsnet | exact)
 esac
 if [ "$TOPOLOGY" = ripsnet ]; then
     stage train_ripsnet.py --operator "$OPERATOR" --epochs "$RIPSNET_EPOCHS" --resume
+else
+    OPERATOR=
 fi
 
 for trial in $TRIALS; do
     stage train_student.py --model_s "$MODEL_S" --trial "$trial" --resume \
         --distill "$DISTILL" ${GAMMA:+-r "$GAMMA"} ${ALPHA:+-a "$ALPHA"} ${BETA:+-b "$BETA"} ${DELTA:+-d "$DELTA"} \
-        ${TOPOLOGY:+--topology "$TOPOLOGY"} --operator "$OPERATOR" \
-        --epochs "$EPOCHS" --lr_decay_epochs "$LR_DECAY_EPOCHS" ${LR:+--lr "$LR"} \
+        ${TOPOLOGY:+--topology "$TOPOLOGY"} ${OPERATOR:+--operator "$OPERATOR"} \
+        ${EPOCHS:+--epochs "$EPOCHS"} ${LR_DECAY_EPOCHS:+--lr_decay_epochs "$LR_DECAY_EPOCHS"} ${LR:+--lr "$LR"} \
         ${TEACHER_CACHE:+--teacher_cache} "$@"
 done

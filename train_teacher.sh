@@ -11,12 +11,14 @@ cd "$(dirname "$0")"
 TRIALS=${TRIALS:-1}                 # such as "1 2 3"; a trial's number is its seed
 MODEL=${MODEL:-resnet56}
 DATASET=${DATASET:-cifar100}
-EPOCHS=${EPOCHS:-240}
-LR_DECAY_EPOCHS=${LR_DECAY_EPOCHS:-150,180,210}
-BATCH_SIZE=${BATCH_SIZE:-64}
-LR=${LR:-}                          # empty: 0.01 for MobileNetV2 and the ShuffleNets, 0.05 otherwise
+# The schedule. Empty: as published for CIFAR-100 (for ImageNet).
+EPOCHS=${EPOCHS:-}                  # 240 (100)
+LR_DECAY_EPOCHS=${LR_DECAY_EPOCHS:-}    # 150,180,210 (30,60,90)
+BATCH_SIZE=${BATCH_SIZE:-}          # 64 (256)
+LR=${LR:-}                          # 0.05, of MobileNetV2 and the ShuffleNets 0.01 (0.1)
 
 for trial in $TRIALS; do
     "$PYTHON" train_teacher.py --model "$MODEL" --dataset "$DATASET" --trial "$trial" --resume \
-        --epochs "$EPOCHS" --lr_decay_epochs "$LR_DECAY_EPOCHS" --batch_size "$BATCH_SIZE" ${LR:+--lr "$LR"} "$@"
+        ${EPOCHS:+--epochs "$EPOCHS"} ${LR_DECAY_EPOCHS:+--lr_decay_epochs "$LR_DECAY_EPOCHS"} \
+        ${BATCH_SIZE:+--batch_size "$BATCH_SIZE"} ${LR:+--lr "$LR"} "$@"
 done

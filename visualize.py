@@ -149,7 +149,7 @@ def persistence_images(args) -> None:
             f"{data.dataset}, persistence images of dimension {spec.dim}, {figure_data.description(choice)}\n{about}"
         )
         figures.save(
-            args.out / f"pi_{shown.file_name}_{choice.name(spec.dim)}",
+            args.out / f"pi_{shown.file_name}_{figure_data.images_name(clouds, choice, spec.dim)}",
             figures.image_panels(title, panels, spec, mean_image),
             figure_data.pixel_rows(spec, panels, mean_image),
         )
@@ -178,7 +178,7 @@ def scatter_pixels(args) -> None:
             f"validation clouds of {spec.points} points\n{figure_data.description(choice)}, $R^2$ = {r2:.3f}"
         )
         figures.save(
-            args.out / f"scatter_{teacher_run(args.path_t)}_{choice.name(spec.dim)}",
+            args.out / f"scatter_{teacher_run(args.path_t)}_{figure_data.images_name(clouds, choice, spec.dim)}",
             figures.density_panels(title, densities),
             [row for density in densities for row in density.rows()],
         )
@@ -192,9 +192,11 @@ def persistence_diagrams(args) -> None:
     for name, network in networks.items():
         bars += figure_data.bars(name, *figure_data.layer_outputs(network, batches, args.layer, "--layer"))
     title = f"{args.dataset}: Vietoris-Rips persistence of {read(args, Clouds).points} training images in feature space"
+    name = f"diagram_{shown.file_name}"
     if args.layer != -1:
         title += f" of layer {args.layer}"
-    figures.save(args.out / f"diagram_{shown.file_name}", figures.diagram_panels(title, bars), bars)
+        name += f"_layer{args.layer}"
+    figures.save(args.out / name, figures.diagram_panels(title, bars), bars)
 
 
 def embeddings(args) -> None:

@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from helper.cli.parser import read
+from helper.settings import Clouds, Data, Loss, Repetition, Training
+from helper.student.weights import resolve
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ("demo.sh", "train_teacher.sh", "train_student.sh")
 SHELLS = [shell for shell in ("sh", "dash", "bash") if shutil.which(shell)]
@@ -51,10 +55,21 @@ def calls(tmp_path):
         for call in log.read_text().split("call\n")[1:]:
             path, *options = call.splitlines()
             program = Path(path).stem
-            found.append((program, importlib.import_module(program).get_args_parser().parse_args(options)))
+            parser = importlib.import_module(program).get_args_parser()
+            parser.adopt_recipe(options)
+            args = parser.parse_args(options)
+            if program == "train_student":
+                check_student(args)
+            found.append((program, args))
         return found
 
     return run
+
+
+def check_student(args) -> None:
+    """UserError where the options of a student do not go together."""
+    sections = [read(args, section) for section in (Loss, Clouds, Data, Training)]
+    resolve(*sections, read(args, Repetition).resolved(), "resnet56", args.model_s)
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -108,7 +123,9 @@ def test_calls_for_teachers(calls):
     ]
     assert all(args.resume and args.amp == "bf16" and args.lr is None for _, args in found)
     [(_, args)] = calls("train_teacher.sh", LR="0.1")
-    assert args.lr == 0.1
+    assert (args.lr, args.epochs, args.lr_decay_epochs, args.batch_size) == (0.1, 240, (150, 180, 210), 64)
+    [(_, args)] = calls("train_teacher.sh", DATASET="imagenet", MODEL="resnet34_imagenet")
+    assert (args.lr, args.epochs, args.lr_decay_epochs, args.batch_size) == (None, 100, (30, 60, 90), 256)
 
 
 def test_calls_for_students_are_the_published_pair(calls):
@@ -119,8 +136,8 @@ def test_calls_for_students_are_the_published_pair(calls):
     clouds, ripsnet, *students = (args for _, args in found)
     assert (clouds.passes, ripsnet.epochs, ripsnet.operator, ripsnet.resume) == (256, 25000, "mean", True)
     assert [args.trial for args in students] == [1, 2, 3]
-    assert {(args.model_s, args.topology, args.delta, args.epochs) for args in students} == {
-        ("resnet20", "ripsnet", None, 240)
+    assert {(args.model_s, args.topology, args.operator, args.delta, args.epochs) for args in students} == {
+        ("resnet20", "ripsnet", "mean", None, 240)
     }
     assert all(args.resume for args in students)
 
@@ -129,6 +146,8 @@ def test_calls_for_students_are_the_published_pair(calls):
     "variables, stages",
     [
         ({"TOPOLOGY": ""}, []),
+        ({"TOPOLOGY": "", "DISTILL": "crd"}, []),
+        ({"TOPOLOGY": "", "ALPHA": "2"}, []),
         ({"DELTA": "0"}, []),
         ({"TOPOLOGY": "wasserstein"}, []),
         ({"TOPOLOGY": "exact"}, ["generate_PCD_PI"]),

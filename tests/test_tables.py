@@ -174,6 +174,15 @@ def test_difference_to_the_control_is_paired_by_seed(runs, tables):
     assert cells(text, "KD-control")["last - control"] == "-"
 
 
+def test_an_empty_schedule_is_the_published_one_and_no_control_of_another(runs, tables):
+    for method, cached, uncached in (("TopKD", 41.0, 51.0), ("KD-control", 40.0, 50.0)):
+        write_run(runs, method, last=cached, schedule="cache", teacher_cache=True)
+        write_run(runs, method, last=uncached, teacher_cache="")
+    text = tables()
+    assert re.findall(r"^\| TopKD .*\| (\S+ \(\d\)) +\|$", text, re.MULTILINE)[:2] == ["+1.00 (1)", "+1.00 (1)"]
+    assert "-9.00" not in text
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -455,7 +464,9 @@ def test_ablations_of_which_runs_have_finished_have_tables_of_their_own(runs, ta
         write_run(runs, "TopKD", seed, 50.0, **short)
         write_run(runs, "TopKD", seed, 40.0, teacher_sha256="cd34", **short)
         write_run(runs, "TopKD", seed, 30.0, variant="dim1", dim="1", teacher="resnet110", **short)
+    write_run(runs, "TopKD", 1, 70.0, dataset="imagenet", epochs=100)  # whose schedule, too, is the published one
     text = tables()
+    assert text.count("ablation, homology dimension\n") == 1
     whole, scaled = (section(text, f"ablation, homology dimension{end}") for end in ("\n", ", schedule e24\n"))
     assert cells(whole, "TopKD dim 0")["resnet56 > resnet20"] == "72.00 ± 1.00 (3)"
     assert cells(whole, "TopKD dim 1")["resnet56 > resnet20"] == "62.00 ± 1.00 (3)"
@@ -602,6 +613,7 @@ def test_other_bad_input_is_one_line(runs, tmp_path, monkeypatch, capsys):
     write_run(runs)
     given = (monkeypatch, capsys, make_tables, "--runs", "runs")
     assert "--out: found x.tex, expected the Markdown file" in refused(*given, "--out", "x.tex")
+    assert "--out: found ., expected the Markdown file" in refused(*given, "--out", ".")
     assert "absent.csv: not readable as CSV" in refused(*given, "--published", "absent.csv")
     assert "--into: needs the published accuracies" in refused(*given, "--into", "README.md")
     for text, what in (

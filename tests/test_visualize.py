@@ -29,6 +29,7 @@ WIDTH, TRAINING = 64, 7  # channels of resnet8; of the ten clouds, those that tr
 STUDENT = Path("save_s_models/resnet8-resnet8_noise_TopKD_trial1")
 PAIR = {"dataset": "noise", "teacher": "a", "student": "b", "teacher_sha256": "0"}
 WIDE = Path("save_s_models/wide/best.pth")
+SET = CLOUDS.name  # not of the default number of points, so figures name it
 DATA = ("--path_t", TEACHER, "--dataset", "noise", "--device", "cpu")
 
 
@@ -128,7 +129,7 @@ def test_pi_shows_validation_clouds_by_their_error(drawn, dim):
     errors = np.mean((found - exact)[TRAINING:] ** 2, axis=1)
     expected = TRAINING + np.argsort(errors)
 
-    name = f"pi_teacher_dim{dim}_mean"
+    name = f"pi_teacher_{SET}_dim{dim}_mean"
     assert Path(f"results/figures/{name}.png").read_bytes().startswith(b"\x89PNG")
     rows = rows_of(name)
     assert [row["panel"] for row in rows[::400]] == [f"cloud {i}" for i in expected]
@@ -169,7 +170,7 @@ def test_pi_of_students_of_the_same_and_of_another_width(drawn, dim):
         *("--path_s", STUDENT / "best.pth", WIDE, "--labels", "teacher", "student", "wide"),
     )
     [name] = drawn
-    assert name == f"pi_{STUDENT.name}_and_1_more_dim{dim}_mean"
+    assert name == f"pi_{STUDENT.name}_and_1_more_{SET}_dim{dim}_mean"
     rows, title = rows_of(name), texts(drawn[name])
     for i, (label, model) in enumerate([("teacher", teacher_network()), ("student", student), ("wide", wide)]):
         of_network = rows[400 * i : 400 * (i + 1)]
@@ -199,14 +200,14 @@ def test_the_folder_of_a_run_stands_for_its_epochs(drawn, best, epochs):
         history = {} if name == "best" else {"history": [{}] * epoch}
         save_network(STUDENT / f"{name}.pth", seed=seed, epoch=epoch + (name != "best"), **history)
     call(visualize, "pi", *DATA, "--batch_size", POINTS, "--path_s", STUDENT)
-    panels = list(dict.fromkeys(row["panel"] for row in rows_of(f"pi_{STUDENT.name}_dim0_mean")))
+    panels = list(dict.fromkeys(row["panel"] for row in rows_of(f"pi_{STUDENT.name}_{SET}_dim0_mean")))
     assert panels == ["resnet8 teacher", *(f"resnet8 TopKD, epoch {epoch}" for epoch in epochs)]
 
 
 def test_scatter_counts_pixels(drawn):
     network = fit(0)
     call(visualize, "scatter", *DATA, "--batch_size", POINTS)
-    name, exact = "scatter_teacher_dim0_mean", read("images_dim0")
+    name, exact = f"scatter_teacher_{SET}_dim0_mean", read("images_dim0")
     with torch.no_grad():
         found = network(torch.from_numpy(read("clouds").astype(np.float32))).numpy()
     mean = exact[:TRAINING].mean(axis=0)
@@ -238,7 +239,7 @@ def test_a_ripsnet_of_fewer_clouds_is_shown_on_the_same_validation_clouds(drawn)
     [figure] = drawn.values()
     assert f"3 validation clouds of {POINTS} points, $R^2$ = {expected:.3f}" in texts(figure)
     assert "RipsNet with mean pooling fitted to 2 clouds" in texts(figure)
-    rows = rows_of("pi_teacher_dim0_mean_clouds2")
+    rows = rows_of(f"pi_teacher_{SET}_dim0_mean_clouds2")
     assert {row["panel"] for row in rows} == {f"cloud {i}" for i in range(TRAINING, 10)}
 
 
@@ -287,6 +288,8 @@ def test_a_network_trained_alone_is_named_by_its_architecture(drawn):
     write_row("teacher", "CE", teacher="")
     call(visualize, "diagram", *DATA, "--batch_size", POINTS)
     assert drawn["diagram_teacher"].axes[0].get_title() == "resnet8"
+    call(visualize, "diagram", *DATA, "--batch_size", POINTS, "--layer", -2)
+    assert drawn["diagram_teacher_layer-2"].get_suptitle().endswith(" of layer -2")
 
 
 def features_of(model, index):
@@ -309,7 +312,7 @@ def silhouette_by_hand(points, labels):
 def test_pca_of_the_same_images_in_every_network(drawn):
     write_row(STUDENT.name, "TopKD", "d25")
     student = save_network(STUDENT / "best.pth", seed=3)
-    options = ("--path_s", STUDENT / "best.pth", "--classes", 2, 0, "--images", 5, "--method", "pca")
+    options = ("--path_s", STUDENT / "best.pth", "--classes", 2, 0, "--images", 5, "--method", "pca", "--seed", 2**40)
     call(visualize, "umap", *DATA, *options)
     [(name, figure)] = drawn.items()
     assert name == f"pca_{STUDENT.name}"
@@ -417,7 +420,7 @@ def curves_of(drawn, *runs):
 @pytest.mark.parametrize(
     "rows, file, title, labels",
     [
-        ([("KD", "", "e8"), ("TopKD", "", "e8")], "curves_a-b_noise", "a-b_noise (e8)", ["KD", "TopKD"]),
+        ([("KD", "", "e8"), ("TopKD", "", "e8")], "curves_a-b_noise_e8", "a-b_noise (e8)", ["KD", "TopKD"]),
         ([("KD", "", "e8"), ("KD", "", "")], "curves_a-b_noise_KD", "a-b_noise", ["KD e8", "KD"]),
         ([("KD", "", ""), ("KD", "T2", "")], "curves_a-b_noise", "a-b_noise", ["KD", "KD T2"]),
         ([("TopKD", "d25", ""), ("TopKD", "d25", "")], "curves_a-b_noise_TopKD_d25", "a-b_noise", ["TopKD d25"]),
@@ -529,6 +532,8 @@ def test_refuses_a_ripsnet_of_other_images_and_a_missing_one(monkeypatch, capsys
         ("pi", "spec_dim0.json: no image spec there; make it with generate_PCD_PI.py"),
         ("curves --logs empty", "empty: no log there; expected a log, the folder of a run, or one of logs"),
         ("curves --logs text.csv", "text.csv: no epochs found; expected the log.csv of train_teacher.py or"),
+        ("curves --logs nan.csv", "nan.csv: no epochs found; expected the log.csv of train_teacher.py or"),
+        ("curves --logs long.csv", "long.csv: not readable as a log (field larger than field limit"),
         ("curves --logs words.csv", "words.csv: not readable as a log (could not convert string to float: 'high')"),
         ("curves --logs words.csv logs", "logs/words.csv: the run words is duplicated, also in words.csv"),
     ],
@@ -541,6 +546,8 @@ def test_bad_input_is_one_line(monkeypatch, capsys, options, what):
     checkpoint.save(Path("nan.pth"), weights | {"conv1.weight": weights["conv1.weight"] * float("nan")})
     save_network(Path("wide.pth"), "resnet8x4")
     Path("text.csv").write_text("no log\n")
+    Path("long.csv").write_text(f"epoch,test_acc\n1,{'1' * 200_000}\n")
+    write_log("nan.csv", epoch=["nan"], test_acc=[10])
     for name in ("words.csv", "logs/words.csv"):
         write_log(name, epoch=[1], test_acc=["high"])
     name, *rest = options.split()

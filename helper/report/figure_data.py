@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -199,6 +200,12 @@ def description(choice: RipsNetChoice) -> str:
     return f"{text} fitted to {choice.ripsnet_clouds:,} clouds" if choice.ripsnet_clouds else text
 
 
+def images_name(clouds: Clouds, choice: RipsNetChoice, dim: int) -> str:
+    """Of a RipsNet's images, for a file: with the set of clouds unless it is that of the default options."""
+    name = choice.name(dim)
+    return name if clouds.folder_name == Clouds().folder_name else f"{clouds.folder_name}_{name}"
+
+
 def validation_images(fitted: Fitted, name: str, count: int) -> tuple[str, list[Images]]:
     """Text, and panels of at most `count` validation clouds from the smallest to the largest error. name: of the
     teacher."""
@@ -284,15 +291,16 @@ def available(method: str) -> str:
 
 def embed(features: np.ndarray, method: str, seed: int) -> tuple[np.ndarray, str]:
     """Points (N, 2) for features (N, d), and the parameters in words."""
+    state = seed % 2**32  # scikit-learn takes no larger one
     if method == "pca":
-        return PCA(2, random_state=seed).fit_transform(features), "first two components"
+        return PCA(2, random_state=state).fit_transform(features), "first two components"
     if method == "tsne":
         perplexity = min(30, (len(features) - 1) // 3)
-        return TSNE(2, perplexity=perplexity, random_state=seed).fit_transform(features), f"perplexity {perplexity}"
+        return TSNE(2, perplexity=perplexity, random_state=state).fit_transform(features), f"perplexity {perplexity}"
     import umap
 
     neighbours = min(15, len(features) - 1)
-    reducer = umap.UMAP(n_neighbors=neighbours, min_dist=0.1, random_state=seed, n_jobs=1)
+    reducer = umap.UMAP(n_neighbors=neighbours, min_dist=0.1, random_state=state, n_jobs=1)
     return reducer.fit_transform(features), f"{neighbours} neighbours, minimum distance 0.1"
 
 
@@ -308,9 +316,9 @@ def read_log(path: Path, columns: Sequence[str]) -> list[Row]:
             rows = [
                 {key: float(row[key]) for key in ("epoch", *columns) if row.get(key)} for row in csv.DictReader(file)
             ]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: not readable as a log ({error})") from None
-    if not rows or not all("epoch" in row and len(row) > 1 for row in rows):
+    if not rows or not all(math.isfinite(row.get("epoch", math.nan)) and len(row) > 1 for row in rows):
         raise UserError(f"{path}: no epochs found; expected the log.csv of train_teacher.py or train_student.py")
     return rows
 

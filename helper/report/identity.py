@@ -136,9 +136,12 @@ def several(runs: Sequence[Identity]) -> str:
         return first.name
     if not first.pair or any(run.pair != first.pair for run in runs):
         return f"{first.name}_and_{len(runs) - 1}_more"
+    shared = [first.pair]
     if all(run.loss == first.loss for run in runs):
-        return f"{first.pair}_{first.loss}".replace(" ", "_")
-    return first.pair
+        shared.append(first.loss)
+    if all(run.schedule == first.schedule for run in runs):
+        shared.append(first.schedule)
+    return "_".join(text for text in shared if text).replace(" ", "_")
 
 
 def run_of(path: Path) -> str:

@@ -269,14 +269,16 @@ def difference(runs: Runs, control: Runs | None, column: str = "last") -> str:
 def control_of(runs: Runs, others: Iterable[Runs]) -> Runs | None:
     """The same loss without its topology term: for TopKD, KD with the same alpha (KD-control).
 
-    Teacher, schedule and all settings that have an effect in the control must be equal. Of several, the one with the
-    most seeds in common.
+    Teacher, schedule and all settings that have an effect in the control must be equal; a setting is empty where it has
+    none, but an empty schedule is the published one. Of several, the one with the most seeds in common.
     """
     if not float(runs["delta"] or 0):
         return None
 
     def is_control(other: Runs) -> bool:
-        if other.pair != runs.pair or not other["delta"] or float(other["delta"]) != 0:
+        if (other.pair, other["schedule"]) != (runs.pair, runs["schedule"]):
+            return False
+        if not other["delta"] or float(other["delta"]) != 0:
             return False
         settings = other.rows[0].keys() - MAY_DIFFER - TOPOLOGY
         return all(other[name] in ("", runs[name]) for name in settings)

@@ -320,16 +320,16 @@ def grid(
 def ablations(runs: Sequence[Runs]) -> list[TextTable]:
     """The ablations of helper/experiments/catalogue.py, a table for each schedule of which two arms or more have
     finished: one alone may be the method's own run. Those with a schedule of their own have one of it alone."""
-    schedules = sorted({(each["schedule"], int(each["epochs"])) for each in runs if each["teacher"]})
     tables = []
     for name, published in catalogue.TABLES.items():
         if "ablation" not in name:
             continue
-        for schedule, epochs in schedules:
+        students = [each for each in runs if each["teacher"] and each["dataset"] == published.dataset]
+        for schedule, epochs in sorted({(each["schedule"], int(each["epochs"])) for each in students}):
             if published.tag and schedule != catalogue.student_schedule(published):
                 continue
             table = catalogue.scaled(published, epochs)
-            columns = arms_of(table, [each for each in runs if each["schedule"] == schedule])
+            columns = arms_of(table, [each for each in students if each["schedule"] == schedule])
             arms = [arm.name for arm in table.arms]
             if sum(any(arm in by_arm for by_arm in columns.values()) for arm in arms) > 1:
                 control = "KD-control" if "KD-control" in arms else None
