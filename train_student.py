@@ -20,8 +20,9 @@ To go on to more epochs, a student needs a --name from the start, since the epoc
 The table lies beside the teacher's checkpoint, and holds every image in its 162 views: it pays where the epochs of all
 students and the passes of stage 2 are more. A student by the table differs from one without in the last digits.
 
-With a topology term and no --alpha, the pair's value is taken from helper/student/pairs.py. All methods with one --seed
-start from equal weights and see equal batches. Writes save_s_models/<run>/ (best.pth, last.pth, log.csv, args.json,
+With a topology term KD has gamma 1 and, without --alpha, the pair's alpha (helper/student/pairs.py); other methods keep
+their weights, and their control is the method without -d. All runs with one --seed start from equal weights and see
+equal batches. Writes save_s_models/<run>/ (best.pth, last.pth, log.csv, args.json,
 TensorBoard), and when it ends results/runs/<run>.csv and results/logs/<run>.csv.
 """
 
@@ -32,7 +33,7 @@ import helper.cli.early  # noqa: F401
 import argparse
 from typing import Any, NamedTuple
 
-from dataset import LabelledImages
+from dataset import LabelledImages, dataset_dict
 from helper import distributed
 from helper.cli.parser import Listing, Parser, read, run
 from helper.cli.types import model, model_help, number
@@ -130,6 +131,11 @@ def check_trials(args, trials: list[int]) -> None:
         raise UserError(
             f"--trial: found {len(trials)} trials and {distributed.world()} processes; give one trial, or start it "
             "without torchrun"
+        )
+    if len(trials) > 1 and dataset_dict[args.dataset].open is not None:
+        raise UserError(
+            f"--trial: found {len(trials)} trials, but image files, as of --dataset {args.dataset}, are read for one "
+            "student at a time; give one trial"
         )
     for option in ("name", "seed"):
         if len(trials) > 1 and getattr(args, option) is not None:

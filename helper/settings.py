@@ -445,11 +445,15 @@ class Loss(RipsNetChoice):
         short=None,
     )
     logit_stand: bool = setting(
-        False, "standardise the logits that KD, DKD or DIST compare (Sun et al., CVPR 2024)", "flag", METHOD, short=None
+        False,
+        "standardise the logits that KD, DKD, DIST or CTKD compare (Sun et al., CVPR 2024)",
+        "flag",
+        METHOD,
+        short=None,
     )
     kd_T: float | None = setting(
         None,
-        "temperature of KD, DKD and DIST (default: published, 4 on CIFAR-100; 2 with --logit_stand)",
+        "temperature of KD, DKD, DIST and MLKD (default: published, 4 on CIFAR-100; 2 with --logit_stand)",
         Number(float, 1e-3, 1e3),
         CODE + ": 4 on CIFAR-100; with standardised logits 2",
         short="T",
@@ -469,13 +473,18 @@ class Loss(RipsNetChoice):
         short="first",
     )
     gamma: float | None = setting(
-        None, "weight of CE (default: the method's)", WEIGHT, METHOD, flags=("-r",), short="r"
+        None,
+        "weight of CE (default: the method's; of KD with topology 1)",
+        WEIGHT,
+        METHOD + "; of KD with topology 1",
+        flags=("-r",),
+        short="r",
     )
     alpha: float | None = setting(
         None,
-        "weight of KD (default: the method's, or the pair's)",
+        "weight of KD (default: the method's; of KD with topology the pair's)",
         WEIGHT,
-        METHOD + "; with topology " + PAIR,
+        METHOD + "; of KD with topology " + PAIR,
         flags=("-a",),
         short="a",
     )

@@ -46,7 +46,7 @@ class InvertedResidual(nn.Module):
         )
 
     def forward(self, x):
-        return x + self.conv(x) if self.residual else self.conv(x)
+        return self.conv(x) + x if self.residual else self.conv(x)
 
 
 class MobileNetV2(nn.Module):

@@ -6,8 +6,8 @@ images themselves, and `WassersteinTopology` the diagrams.
 
 All of them take the student's and the teacher's clouds, (N, n, d) each, or (n, d) for a single one, of any n >= 1, and
 return the mean over the clouds, a scalar with a gradient for the student only. They compute in float32 whatever
-autocast says; clouds in float64 are compared in float64. A cloud of a single point has no finite bar: its exact image
-is zero, and so is the loss between two such clouds.
+autocast says; clouds in float64 are compared in float64, except through a RipsNet in float32. A cloud of a single point
+has no finite bar: its exact image is zero, and so is the loss between two such clouds.
 """
 
 from collections.abc import Callable, Sequence

@@ -557,6 +557,7 @@ def test_random_numbers_of_runs_side_by_side_are_their_own():
     (("--trial", "1", "2", "1"), "--trial: found 1 2 1, in which a trial is duplicated"),
     (("--trial", "1", "2", "--name", "x"), "--name: one cannot serve 2 trials"),
     (("--trial", "1", "2", "--seed", "7"), "--seed: one cannot serve 2 trials"),
+    (("--trial", "1", "2", "--dataset", "imagenette"), "--trial: found 2 trials, but image files, as of "),
 ])  # fmt: skip
 def test_trials_that_are_not_runs_of_their_own_are_refused(options, message):
     with pytest.raises(UserError, match=message):

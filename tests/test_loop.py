@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import re
 import shutil
 import signal
@@ -18,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import train_teacher
 from dataset import EpochPlan, ImageSet, TrainLoader, load_dataset
 from helper.cli.parser import run
-from helper.errors import RunStopped, UserError
+from helper.errors import Interrupted, RunStopped, UserError
 from helper.files import checkpoint, provenance
 from helper.files.run import Run, with_later_options
 from helper.settings import ResolvedLoss, ResolvedTraining, plain
@@ -315,6 +316,21 @@ def test_teacher_and_topology_are_neither_trained_nor_saved_and_keep_their_mode(
         assert not teacher.training and not topology.training
 
 
+def test_a_name_serves_one_teacher_or_student(tiny):
+    stage_1("--name", "mine", "--epochs", "1")
+    row = Path("results/runs/mine.csv").read_text()
+    for folder, refused in ((Path("save_s_models/mine"), True), (Path("save_s_models/mine/first_stage"), False)):
+        run = Run(folder, {}, torch.device("cpu"), False)
+        if refused:
+            with pytest.raises(
+                UserError, match="^--name: found mine, the name of save_t_models/mine, whose row and log"
+            ):
+                run.start(loop.FIELDS)
+        else:
+            assert run.start(loop.FIELDS) is None
+    assert Path("results/runs/mine.csv").read_text() == row and not Path("save_s_models/mine/.lock").exists()
+
+
 def log_of(history):
     return [{key: row[key] for key in row if key not in ("seconds", "images_per_s")} for row in history]
 
@@ -342,6 +358,21 @@ def test_a_run_is_continued_only_under_the_rates_that_it_has_had(train_set, sett
     with pytest.raises(UserError, match=message) as error:
         train(TwoTerms(), train_set, resume=True, **{"lr_decay_epochs": (1,)} | settings)
     assert error.value.exit_code == 2 and "\n" not in str(error.value)
+
+
+def test_the_rate_of_an_epoch_that_was_begun_stays(train_set):
+    def stopped(terms, step):
+        if step == 15:  # in the second epoch, whose rate the decay after the first has made
+            os.kill(os.getpid(), signal.SIGINT)
+        return terms
+
+    with pytest.raises(Interrupted):
+        train(TwoTerms(stopped), train_set, lr_decay_epochs=(1,))
+    with pytest.raises(
+        UserError, match=r"1 epochs of .* are done with a decay after \[1\], now it would be after none"
+    ):
+        train(TwoTerms(), train_set, resume=True, lr_decay_epochs=())
+    assert len(train(TwoTerms(), train_set, resume=True, lr_decay_epochs=(1,))) == 2
 
 
 def test_a_checkpoint_from_before_next_epoch_was_stored_resumes(train_set):

@@ -539,6 +539,7 @@ def test_a_model_without_pool_has_no_map():
         ("resnet8", ["layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn2"]),
         ("wrn_40_2", ["block2.layer.0.bn1", "block3.layer.0.bn1", "bn1"]),
         ("vgg13", ["block1.4", "block2.4", "block3.4", "block4.4"]),
+        ("MobileNetV2", ["blocks.1.1.conv.7", "blocks.2.2.conv.7", "blocks.4.2.conv.7", "blocks.6.0.conv.7"]),
         ("ResNet50", ["layer1.2.bn3", "layer2.3.bn3", "layer3.5.bn3", "layer4.2.bn3"]),
     ],
 )

@@ -82,7 +82,7 @@ def test_other_pairs_are_marked_as_assumed(pair, like):
         (("-a", 3, "--topology", "wasserstein"), (1, 3, 0, 5), "TopKD-wasserstein", "given on the command line"),
         (("-r", 1, "-a", 3), (1, 3, 0, 0), "KD", "given on the command line"),
         (("--logit_stand",), (0.1, 9, 0, 0), "KD+LS", "published: logit-standardization-KD's README"),
-        (("--logit_stand", "-d", 5), (1, 2, 0, 5), "TopKD+LS", "given on the command line"),
+        (("--logit_stand", "-d", 5), (1, 2, 0, 5), "TopKD+LS", "assumed: alpha and delta as without --logit_stand"),
         (("--distill", "dkd"), (1, 0, 1, 0), "DKD", "published: mdistiller"),
         (("--distill", "dkd", "--logit_stand"), (1, 0, 9, 0), "DKD+LS", "published: logit-standardization-KD's README"),
         (
@@ -103,6 +103,11 @@ def test_other_pairs_are_marked_as_assumed(pair, like):
 def test_defaults_and_names(mine, options, expected, name, source):
     settings, found, _ = resolve(*options)
     assert (weights_of(settings), found, settings.loss.weights_source) == (expected, name, source)
+
+
+def test_a_warm_up_that_is_left_out_is_not_as_published():
+    assert resolve("--distill", "reviewkd")[0].loss.weights_source == "published: ReviewKD's script"
+    assert resolve("--distill", "reviewkd", "--warmup", 0)[0].loss.weights_source == "given on the command line"
 
 
 def test_topology_is_none_without_a_weight():
@@ -133,6 +138,11 @@ def test_topology_is_none_without_a_weight():
         ("--distill crd --kd_T 2", "--kd_T: has no effect with --distill crd"),
         ("--distill ctkd --kd_T 2", "--kd_T: has no effect with --distill ctkd"),
         ("--distill crd --logit_stand", "--logit_stand: has no effect with --distill crd"),
+        (
+            "--distill mlkd --logit_stand",
+            "--logit_stand: not offered with --distill mlkd, which also takes cross entropy",
+        ),
+        ("--distill norm -d 5 --tda_layer_s -2", "--tda_layer_s: found -2, expected -1 or 0, because NORM puts a part"),
         ("--distill crd --warmup 2", "--warmup: has no effect with --distill crd"),
         ("--distill crd --first_epochs 2", "--first_epochs: has no effect with --distill crd"),
     ],

@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..settings import NOT_PART_OF_A_RUN, SECTIONS, defaults
 from . import checkpoint, lock
 from .atomic import csv_bytes, write_bytes, write_json
-from .paths import ROWS, log_file, row_file
+from .paths import ROWS, STUDENTS, TEACHERS, log_file, row_file
 from .provenance import command, device_name, git_commit, versions
 
 # Of an option that came later than a checkpoint, which then means its default.
@@ -69,7 +69,12 @@ class Run:
 
     def hold(self) -> None:
         """Lock the folder for this process; UserError where another one works in it."""
-        distributed.on_first(lock.hold, self.folder, "--name" if self.options.get("name") else None)
+        distributed.on_first(self._hold)
+
+    def _hold(self) -> None:
+        if not self.folder.exists():
+            self._check_name()
+        lock.hold(self.folder, "--name" if self.options.get("name") else None)
 
     def start(self, fields: checkpoint.Fields) -> dict | None:
         """The checkpoint to continue from, its tensors on the CPU; None for a fresh run. Locks the folder, writes
@@ -91,6 +96,16 @@ class Run:
         earlier = [name for name in devices if isinstance(name, str) and name not in self.devices]
         self.devices = earlier + self.devices
         return state
+
+    def _check_name(self) -> None:
+        """Refuse the name of a teacher for a student and the reverse, as both would have one row."""
+        for here, there in ((TEACHERS, STUDENTS), (STUDENTS, TEACHERS)):
+            other = there / self.name
+            if self.folder.parent == here and other.exists():
+                raise UserError(
+                    f"--name: found {self.name}, the name of {other}, whose row and log would be overwritten; give "
+                    "another"
+                )
 
     def _check_options(self, old: dict[str, Any]) -> None:
         """Refuse a checkpoint of other options."""

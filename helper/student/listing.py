@@ -22,7 +22,7 @@ def listing() -> str:
         if method.elsewhere:
             lines.append(f"{'':12} other pairs: the defaults, {method.elsewhere}")
     lines.append(f"networks of ImageNet that are not named: the defaults, {AS_CIFAR}")
-    lines.append("--logit_stand: logit standardisation (Sun et al., CVPR 2024), a modifier of KD, DKD, DIST")
+    lines.append("--logit_stand: logit standardisation (Sun et al., CVPR 2024), a modifier of KD, DKD, DIST, CTKD")
     for method in distiller_dict.values():
         if method.standardized:
             changed = method.on_standardized_logits()

@@ -229,7 +229,8 @@ def resolve_loss(loss: Loss, clouds: Clouds, teacher: str, student: str, recipe:
     )
     as_published = (
         resolved.kd_T == method.kd_T
-        and (resolved.warmup, resolved.first_epochs) in ((0, 0), (method.warmup, method.first_epochs))
+        and resolved.warmup == _epochs(None, method.warmup, weights["beta"])
+        and resolved.first_epochs == _epochs(None, method.first_epochs, weights["beta"])
         and own_options | given == own_options
     )
     return replace(resolved, weights_source=_source(resolved, own, pair, source) if as_published else BY_HAND)
@@ -247,6 +248,8 @@ def _source(loss: ResolvedLoss, own: tuple[float, float, float], pair: PairSetti
     weights = (loss.gamma, loss.alpha, loss.beta, loss.delta)
     if weights == (*own, 0.0):
         return source
+    if weights == (1.0, pair.alpha, 0.0, pair.delta) and loss.logit_stand:
+        return "assumed: alpha and delta as without --logit_stand"
     if weights in ((1.0, pair.alpha, 0.0, pair.delta), (1.0, pair.alpha, 0.0, 0.0)) and not loss.logit_stand:
         if loss.topology in (None, "ripsnet"):
             return pair.source
@@ -293,6 +296,11 @@ def check_effect(
     reads_T = weights["alpha"] > 0 or (beta > 0 and method.on_logits and not method.own_T)
     if loss.logit_stand and not softens:
         refuse("logit_stand")
+    if loss.logit_stand and beta and method.strong:
+        raise UserError(
+            f"--logit_stand: not offered with --distill {loss.distill}, which also takes cross entropy of the logits "
+            "that would be standardised; leave it out"
+        )
     if loss.kd_T is not None and not reads_T:
         refuse("kd_T")
     if loss.warmup is not None and not (method.warmup and beta):
@@ -314,15 +322,15 @@ def check_effect(
         )
     if topology == "wasserstein" and clouds.dim != "0":
         raise UserError(f"--dim: found {clouds.dim}, but --topology wasserstein is defined for dimension 0")
-    for option, layer, before_relu in (
-        ("tda_layer_s", loss.tda_layer_s, method.preact_s),
-        ("tda_layer_t", clouds.tda_layer_t, method.preact_t),
+    for option, layer, before_relu, replaced in (
+        ("tda_layer_s", loss.tda_layer_s, method.preact_s, method.student is not None),
+        ("tda_layer_t", clouds.tda_layer_t, method.preact_t, False),
     ):
-        if topology and beta and before_relu and layer not in (0, -1):
-            raise UserError(
-                f"--{option}: found {layer}, expected -1 or 0, because {method.name} reads the stages before their "
-                "last ReLU"
+        if topology and beta and (before_relu or replaced) and layer not in (0, -1):
+            why = (
+                "reads the stages before their last ReLU" if before_relu else "puts a part of its own into the student"
             )
+            raise UserError(f"--{option}: found {layer}, expected -1 or 0, because {method.name} {why}")
 
 
 def refuse_without_effect(given: Mapping[str, Any], where: str, recipe: Recipe | None) -> None:

@@ -185,7 +185,8 @@ class Trainer:
                 "--name"
             )
         old = state["args"].get("lr_decay_epochs", self.training.lr_decay_epochs)
-        passed, now = ([epoch for epoch in epochs if epoch < done] for epochs in (old, self.training.lr_decay_epochs))
+        begun = done + (state["step"] > 0)
+        passed, now = ([epoch for epoch in epochs if epoch < begun] for epochs in (old, self.training.lr_decay_epochs))
         if passed != now:
             raise UserError(
                 f"--lr_decay_epochs: {done} epochs of {self.run.folder} are done with a decay after {passed or 'none'}"
