@@ -22,8 +22,8 @@ students and the passes of stage 2 are more. A student by the table differs from
 
 With a topology term KD has gamma 1 and, without --alpha, the pair's alpha (helper/student/pairs.py); other methods keep
 their weights, and their control is the method without -d. All runs with one --seed start from equal weights and see
-equal batches. Writes save_s_models/<run>/ (best.pth, last.pth, log.csv, args.json,
-TensorBoard), and when it ends results/runs/<run>.csv and results/logs/<run>.csv.
+equal batches. Writes save_s_models/<run>/ (best.pth, last.pth, log.csv, args.json, TensorBoard), and when it ends
+results/runs/<run>.csv and results/logs/<run>.csv.
 """
 
 import helper.cli.early  # noqa: F401

@@ -114,8 +114,8 @@ def plain(*values: Any) -> dict[str, Any]:
 # An option that two sections share is declared once, here.
 
 
-def batch_size() -> Any:
-    return setting(64, "images a step, which are a cloud or several (--cloud_size)", POSITIVE, CODE, short="n")
+def batch_size(what: str = "images a step") -> Any:
+    return setting(64, what, POSITIVE, CODE, short="n")
 
 
 def teacher_cache() -> Any:
@@ -127,10 +127,6 @@ def teacher_cache() -> Any:
         PLACE,
         short="cache",  # part of a run all the same: its numbers are rounded differently
     )
-
-
-def fitting_seed(what: str) -> Any:
-    return setting(1, what, WHOLE, "assumed: 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +167,7 @@ class Training:
     )
     lr: float | None = setting(
         None,
-        f"learning rate (default: {LR_RULE})",
+        f"learning rate (default: {LR_RULE}; ImageNet's data sets: 0.1 for a batch of 256, in proportion)",
         Number(float, 0, 1e3),
         f"{CODE}: {LR_RULE}",
     )
@@ -269,7 +265,7 @@ class ResolvedRepetition(Repetition):
 class Clouds:
     """What a set of clouds and images is known by: stages 2, 3 and 4 must agree in it."""
 
-    batch_size: int = batch_size()
+    batch_size: int = batch_size("images a step, which are a cloud or several (--cloud_size)")
     cloud_size: int | None = setting(
         None,
         "points of a cloud, consecutive images of the batch (default: the batch; 64 for ImageNet's data sets)",
@@ -384,7 +380,12 @@ class CloudMaking:
         PLACE,
         part_of_run=False,
     )
-    seed: int = fitting_seed("of shuffling and augmentation")
+    seed: int = setting(
+        0,
+        "of shuffling and augmentation; a student of the same --seed sees the clouds that RipsNet was fitted to",
+        WHOLE,
+        "assumed: 0, which is no trial's",
+    )
     teacher_cache: bool = teacher_cache()
 
 
@@ -423,7 +424,7 @@ class Fit:
     patience: int = setting(50, "stop after N epochs without a better validation loss", POSITIVE, CODE)
     batch_clouds: int = setting(64, "clouds a step", POSITIVE, CODE)
     lr: float = setting(5e-4, "of Adamax", Number(float, 0, 1), CODE)
-    seed: int = fitting_seed("of the weights and the shuffling")
+    seed: int = setting(1, "of the weights and the shuffling", WHOLE, "assumed: 1")
     resume: bool = setting(False, "continue from the last checkpoint", "flag", PLACE, part_of_run=False)
 
 

@@ -23,11 +23,22 @@ from . import types
 Section = TypeVar("Section")
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Says each option's default as it is now, since a data set's schedule changes some (`adopt_recipe`)."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        if "(default:" in text or action.nargs == 0 or default in (None, [], argparse.SUPPRESS):
+            return text
+        shown = ",".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
+        return f"{text} (default: {shown})".lstrip()
+
+
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line, without the usage text."""
 
     def __init__(self, **kwargs: Any):
-        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+        super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **kwargs)
         self._declared: dict[str, type] = {}  # the section of each option
 
     def error(self, message: str) -> NoReturn:
@@ -151,9 +162,6 @@ def _argument(entry: Any, default: Any, is_changed: bool) -> dict[str, Any]:
         text = f"{text}: {types.method_help()}"
     if is_changed:  # the declared text tells the declared default
         text = text.split(" (default:")[0]
-    if "(default:" not in text and options.get("default") not in (None, []):
-        shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
-        text = f"{text} (default: {shown})".lstrip()
     options["help"] = text
     return options
 
