@@ -118,6 +118,21 @@ def test_help_explains_the_script_and_every_option(name, monkeypatch, capsys):
     assert not unexplained
 
 
+@pytest.mark.parametrize(
+    "dataset, schedule",
+    [("cifar100", ("240", "150,180,210", "0.0005", "64")), ("imagenet", ("100", "30,60,90", "0.0001", "256"))],
+)
+def test_help_has_the_schedule_of_the_data_set_that_is_named(dataset, schedule, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train_teacher.py", "--dataset", dataset, "--help"])
+    with pytest.raises(SystemExit):
+        run(train_teacher.main, train_teacher.get_args_parser)
+    text = " ".join(capsys.readouterr().out.split())
+    for what, value in zip(
+        ("the training images", "after these epochs", "in its gradient", "a step"), schedule, strict=True
+    ):
+        assert f"{what} (default: {value})" in text.replace("AFTER", "after")
+
+
 @pytest.mark.parametrize("script, options, what", BAD_INPUT, ids=lambda value: getattr(value, "__name__", None))
 def test_bad_input_is_one_line(monkeypatch, capsys, script, options, what):
     assert what in refused(monkeypatch, capsys, script, *ENOUGH[script], *options.split())
