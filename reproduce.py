@@ -14,9 +14,10 @@
 
 Finished runs are skipped and interrupted ones resumed, so the same command continues after any stop. All arms of one
 seed run before the next seed. A shortened schedule has names of its own (_e24), and its passes over the training set
-for stage 2 are reduced in proportion. With --teacher_cache a teacher's outputs are computed once for all students and
-clouds that they suffice for, and the students' names say _cache; the other students run their teacher. At the end the
-tables are regenerated (make_tables.py).
+for stage 2 are reduced in proportion, but not for the teachers of ImageNet, which are not trained: one set of clouds
+serves all schedules. With --teacher_cache a teacher's outputs are computed once for all students and clouds that they
+suffice for, and the students' names say _cache; the other students run their teacher. At the end the tables are
+regenerated (make_tables.py).
 """
 
 import helper.cli.early  # noqa: F401
@@ -38,7 +39,7 @@ from helper.experiments.estimate import Estimate
 from helper.experiments.jobs import Job
 from helper.experiments.listing import describe
 from helper.experiments.local import Runner, visible_gpus
-from helper.experiments.plan import Planner, find, find_arms, find_table, undefined, without_clouds
+from helper.experiments.plan import Planner, find, find_arms, find_table, missing, undefined
 from helper.files.paths import ROWS
 from helper.report.results import read_runs
 from helper.settings import WHOLE, Data, Number, Training
@@ -94,7 +95,7 @@ def main(args) -> None:
         print(describe())
         return
     check_options(args)
-    if args.table == ["all"]:
+    if "all" in map(str.lower, args.table or ()):
         args.table = list(TABLES)
     gpus = [] if args.ray else visible_gpus(args.gpus, args.device)
     if gpus and len(gpus) < (args.nproc or 1):
@@ -105,18 +106,14 @@ def main(args) -> None:
     planner = new_planner(args)
     tables = plan_figure(args, planner) if args.figure else plan_tables(args, args.table, planner)
     jobs = list(planner.jobs.values())
-    sets = [
-        f"{folder}: holds images' specs or RipsNets without their clouds, which some of these jobs need; remove it, so "
-        "that all of it is made"
-        for folder in without_clouds(jobs)
-    ]
+    lacking = missing(jobs)
     if args.dry_run:
-        lines = [f"# {text}" for text in sets]
+        lines = [f"# {text}" for text in lacking]
         lines += [f"# {job.name}: finished" if job.finished else job.shell() for job in jobs]
         print("\n".join(lines))
         return
-    if sets:
-        raise UserError(sets[0])
+    if lacking:
+        raise UserError(lacking[0])
     at_once = args.jobs or max(1, len(gpus) // (args.nproc or 1))
     ray = connect(args.ray) if args.ray else None
     if at_once > 1 or ray is not None:  # a download is for one process alone
@@ -172,12 +169,12 @@ def plan_tables(args, names: list[str], planner: Planner) -> list[Table]:
         table = scaled(table, args.epochs or table.student.epochs)
         rows = [find("--row", row, {row: row for row in table.rows}) for row in args.row or table.rows]
         arms = find_arms(table, args.methods) if args.methods else list(table.arms)
-        missing = undefined(rows, arms)
-        if missing:
-            what = f"the method is not defined for {', '.join(missing)} (train_student.py --list says why)"
-            if args.methods and len(missing) == len(rows) * len(arms):
+        without = undefined(rows, arms)
+        if without:
+            what = f"not defined: {', '.join(without)} (train_student.py --list shows each method's pairs)"
+            if args.methods and len(without) == len(rows) * len(arms):
                 raise UserError(f"--methods: {what}")
-            print(f"# left out: {what}")
+            print(f"# left out, {what}")
         planner.table(table, rows, arms, args.trials)
         for figure in () if args.methods else table.figures:
             for row in rows:
@@ -195,6 +192,7 @@ def plan_figure(args, planner: Planner) -> list[Table]:
     for row in rows:
         table = table_of[row]
         planner.figure(args.figure, scaled(table, args.epochs or table.student.epochs), row)
+    planner.tables()
     return [table_of[row] for row in rows]
 
 

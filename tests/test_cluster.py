@@ -16,7 +16,10 @@ import pytest
 import torch
 
 from helper.errors import UserError
-from helper.experiments.cluster import connect, resources, slots
+from helper.experiments import cluster as by_ray
+from helper.experiments.cluster import Outcome, connect, resources, run_job, slots
+from helper.experiments.jobs import Job
+from helper.files import lock
 from models import create_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,6 +99,16 @@ def test_what_a_job_asks_of_a_machine():
     assert resources(gpus, None, True) == {"num_cpus": 1} and slots(gpus, {"num_cpus": 1}) == 176
     with pytest.raises(UserError, match="--gpus_per_job: found 0.5, but the jobs would run on cores alone"):
         resources(FakeRay({"CPU": 8.0}), 0.5, False)
+
+
+def test_a_job_is_not_called_while_its_folder_or_that_of_its_clouds_is_in_use(in_tmp_path, monkeypatch, capsys):
+    job = Job("it", ("x.py",), Path("set/ripsnet"), Path("done"), clouds=Path("set"))
+    in_use = {job.clouds: "process 8", job.folder: "process 7"}  # that of the folder ends first
+    monkeypatch.setattr(lock, "in_use", in_use.get)
+    monkeypatch.setattr(by_ray.time, "sleep", lambda seconds: in_use.popitem())
+    monkeypatch.setattr(by_ray, "call", lambda job: Outcome(len(in_use)))
+    assert run_job(job, os.getcwd()) == Outcome(0)
+    assert capsys.readouterr().out == "waiting for process 7 in set/ripsnet\nwaiting for process 8 in set\n"
 
 
 # A cluster of two nodes

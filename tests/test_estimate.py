@@ -54,16 +54,28 @@ def row(**more):
 
 
 def test_rows_of_gpus_are_measurements_and_those_of_processors_are_not():
-    """937.2 s in 240 epochs of 781 steps are 5 ms a step; 7 ms in a second seed."""
+    """937.2 s in 240 epochs of 781 steps are 5 ms a step; 7 ms in a second seed. Nor are rows of other precisions, of a
+    cache or of several processes."""
     work = Work("train_student", "cifar100", "resnet56", "resnet20", "KD", 0, 64)
     assert measured([row()]) == {work: pytest.approx(0.005)}
     assert measured([row(), row(seconds="1312.08")]) == {work: pytest.approx(0.006)}
     assert measured([row(device="AMD EPYC (2 threads)"), row(device=""), row(seconds="")]) == {}
+    others = {"amp": "bf16"}, {"teacher_cache": "True"}, {"processes": "4"}
+    assert measured(row(**more) for more in others) == {}
+    assert measured([row(amp="off", teacher_cache="False", processes="1")]) == measured([row()])
     found = Estimate([row()])
     job = Job("x", ("train_student.py",), work=Work(**vars(work) | {"epochs": 24}))
     assert found.seconds(job) == pytest.approx(START + 24 * 781 * 0.005)
     other = Job("y", ("train_student.py",), work=Work(**vars(work) | {"epochs": 24, "what": "AT"}))
     assert found.seconds(other) == pytest.approx(START + 24 * 781 * step_seconds(other.work))
+
+
+def test_a_first_stage_counts_among_the_steps_of_a_row():
+    """240 epochs after 30 took 5 ms a step, and are estimated to take what they took."""
+    seconds = 270 * 781 * 0.005
+    ft = row(method="FT", first_epochs="30", seconds=str(seconds))
+    work = Work("train_student", "cifar100", "resnet56", "resnet20", "FT", 240 + 30, 64)
+    assert Estimate([ft]).seconds(Job("x", ("train_student.py",), work=work)) == pytest.approx(START + seconds)
 
 
 def test_the_report_marks_what_is_measured(tmp_path, monkeypatch):

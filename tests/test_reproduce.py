@@ -151,6 +151,8 @@ def test_only_two_pairs_have_published_weights(capsys):
     assert "lr 0.01 [published], alpha 4, delta 5, sum pooling [published: " in found["wrn_40_2:ShuffleV1"]
     text = "\n".join(lines)
     assert all(f"{name}: " in text for name in (*TABLES, *FIGURES)) and "None" not in text
+    assert "    5 seeds (3 of TopKD-wasserstein; 1 of CE, CE+Top-exact, TopKD-exact delta 1, " in text
+    assert "    1 seed; data set imagenet" in text and "    3 seeds [assumed]" in text
     assert "TopKD-exact layer -3 (tda_layer_t -3, tda_layer_s -3)" in " ".join(text.split())
 
 
@@ -245,7 +247,7 @@ def test_names_show_a_precision_that_is_not_the_schedule_s():
     assert plan.teacher_name(ablation, "resnet20") == plan.teacher_name(small, "resnet20")
 
 
-def test_the_small_ablation_begins_with_the_shipped_teacher_and_its_ripsnet(monkeypatch):
+def test_the_small_ablation_begins_with_the_shipped_teacher_and_its_ripsnet(monkeypatch, dry_run):
     monkeypatch.chdir(ROOT)
     table = TABLES["cifar100_small_ablation"]
     jobs = planned(table)
@@ -261,8 +263,15 @@ def test_the_small_ablation_begins_with_the_shipped_teacher_and_its_ripsnet(monk
     assert plan.without_clouds(jobs.values()) == [shipped]
     assert plan.without_clouds(planned(table, table.arms[:4]).values()) == []
     monkeypatch.setattr(reproduce, "Runner", None)
-    with pytest.raises(UserError, match=f"{shipped}: holds images' specs or RipsNets without their clouds"):
-        call("--table", "cifar100_small_ablation")
+    line = (
+        f"{shipped}: holds images' specs or RipsNets without their clouds, which some of these jobs need; run "
+        "generate_PCD_PI.py with the same options first, or remove the folder, so that all of it is made"
+    )
+    for options in (("--table", "cifar100_small_ablation"), ("--figure", "pi", "--row", "resnet20:resnet8")):
+        assert dry_run(*options)[0] == f"# {line}"
+        with pytest.raises(UserError) as error:
+            call(*options)
+        assert str(error.value) == line
 
 
 def test_the_cache_is_for_those_that_can_read_it_and_shows_in_their_names():
@@ -310,6 +319,14 @@ def test_scaled_schedules_by_hand():
     assert small.student == Training(epochs=4, lr_decay_epochs=(3,), amp="bf16")
     assert small.making.passes == 8
     assert scaled(TABLES["digits"], 12) is TABLES["digits"]
+
+
+def test_clouds_of_an_adopted_teacher_are_those_of_every_schedule(dry_run):
+    """They have one folder, so that a shorter trial would leave fewer to the whole table."""
+    options = ("--table", "imagenet_homogeneous", "--methods", "TopKD")
+    whole, short = dry_run(*options), dry_run(*options, "--epochs", 10)
+    assert short[:3] == whole[:3] and "--passes 10 --num_clouds 199936" in short[1]
+    assert "--epochs 10 --lr_decay_epochs 3,6,9 " in short[3] and short[3].endswith("_e10_trial1")
 
 
 def test_what_a_method_counts_in_epochs_shrinks_with_the_table(dry_run):
@@ -417,6 +434,7 @@ def test_sum_pooling_reaches_stage_3_and_the_figure(dry_run):
         f"generate_PCD_PI.py {path}",
         f"train_ripsnet.py {path} --operator sum",
         f"visualize.py pi {path} --operator sum",
+        "make_tables.py",
     ]
     assert dry_run("--figure", "pi") == dry_run("--figure", "pi", "--row", "vgg13:MobileNetV2")
 
@@ -431,8 +449,9 @@ def test_the_figure_of_embeddings_shows_teacher_and_three_students(dry_run):
         "train_ripsnet.py",
         "train_student.py",
         "visualize.py",
+        "make_tables.py",
     ]
-    words = lines[-1].split()
+    words = lines[-2].split()
     students = [f"save_s_models/resnet56-resnet20_cifar100_{name}_trial1/best.pth" for name in ("CE", "KD", "TopKD")]
     assert words[1:4] == ["umap", "--path_t", T56]
     assert words[4:] == ["--path_s", *students, "--labels", "resnet56", "CE", "KD", "TopKD"]
@@ -455,6 +474,21 @@ def test_several_tables_share_what_they_have_in_common(dry_run):
     assert len([line for line in lines if line.startswith(STUDENT + " -d 5 --trial")]) == 1
     assert lines.count(f"generate_PCD_PI.py --path_t {T56} --resolution 10") == 1
     assert lines[-1] == "make_tables.py"
+
+
+def test_all_tables_by_one_name_beside_others_too(dry_run, monkeypatch):
+    monkeypatch.setattr(reproduce, "TABLES", {name: TABLES[name] for name in ("digits", "ablation_loss")})
+    assert dry_run("--table", "all,digits") == dry_run("--table", "ALL") == dry_run("--table", "digits,ablation_loss")
+
+
+def test_methods_that_a_pair_has_not_are_named(dry_run):
+    options = ("--table", "cifar100_heterogeneous", "--row", "wrn_40_2:ShuffleV1", "--trials", 1)
+    what = "not defined: FSP of wrn_40_2:ShuffleV1, MGD of wrn_40_2:ShuffleV1"
+    what += " (train_student.py --list shows each method's pairs)"
+    assert dry_run(*options, "--methods", "FSP,KD,MGD")[0] == f"# left out, {what}"
+    with pytest.raises(UserError) as error:
+        call(*options, "--methods", "FSP,MGD")
+    assert str(error.value) == f"--methods: {what}"
 
 
 @pytest.mark.parametrize(
@@ -485,7 +519,8 @@ def test_unknown_names_are_one_line_with_the_nearest(options, line):
 def test_finished_runs_are_skipped_and_cut_off_ones_resumed(dry_run):
     options = ("--table", "cifar100_homogeneous", "--row", "resnet56:resnet20", "--methods", "TopKD", "--trials", 3)
     touch(Path("results/runs/resnet56_cifar100_trial1.csv"))
-    for name in ("clouds.json", "quality_dim0.json", "ripsnet_dim0_mean/last.pth"):
+    touch(Path(T56))
+    for name in ("clouds/00000.npy", "quality_dim0.json", "ripsnet_dim0_mean/last.pth"):
         touch(Path("ripsnet/resnet56_cifar100_trial1/layer-1_n64_eval_released", name))
     touch(Path("results/runs/resnet56-resnet20_cifar100_TopKD_trial2.csv"))
     touch(Path("save_s_models/resnet56-resnet20_cifar100_TopKD_trial3/last.pth"))
@@ -506,9 +541,43 @@ def test_clouds_that_were_cut_off_are_made_by_the_same_command(dry_run):
     assert lines[1] == f"generate_PCD_PI.py --path_t {T56}"
 
 
-def test_a_teacher_from_elsewhere_is_used_and_not_trained_over(dry_run):
+@pytest.mark.parametrize("trace", [".lock", "last.new", "previous.pth", "last.pth"])
+def test_a_teacher_from_elsewhere_is_used_and_not_trained_over(trace, dry_run):
+    """One that has begun training here is no such: its first best.pth comes before its first last.pth."""
     touch(Path(T56))
     options = ("--table", "ablation_loss", "--methods", "CE", "--trials", 1)
     assert dry_run(*options)[0] == "# resnet56_cifar100_trial1: finished"
-    touch(Path(T56).with_name("last.pth"))
+    touch(Path(T56).with_name(trace))
     assert dry_run(*options)[0] == "train_teacher.py --model resnet56 --resume"
+
+
+def test_discarded_clouds_are_missed_by_stage_3_and_not_by_students():
+    folder = Path("ripsnet/resnet56_cifar100_trial1/layer-1_n64_eval_released")
+    touch(folder / "clouds.json")
+    touch(folder / "quality_dim0.json")
+    table = TABLES["ablation_loss"]
+    assert plan.without_clouds(planned(table, [table.arm("TopKD-exact")]).values()) == []
+    jobs = planned(table, [table.arm("TopKD")]).values()
+    assert plan.without_clouds(jobs) == [folder]
+    touch(folder / "clouds/00000.npy")
+    assert plan.without_clouds(jobs) == []
+
+
+def test_a_checkpoint_that_is_gone_though_its_run_has_a_row_is_missed_by_those_that_read_it(dry_run, monkeypatch):
+    names = [f"resnet56-resnet20_cifar100_{name}_trial1" for name in ("CE", "KD", "TopKD")]
+    students = [Path(f"save_s_models/{name}/best.pth") for name in names]
+    for name in ("resnet56_cifar100_trial1", *names):
+        touch(Path(f"results/runs/{name}.csv"))
+    touch(students[1])
+    expected = [
+        f"{path}: missing, though results/runs/{path.parent.name}.csv says that its run has ended; some of these jobs "
+        "need it: put it there, or remove that row and the run's folder, so that it is trained again"
+        for path in (Path(T56), students[0], students[2])
+    ]
+    assert [line for line in dry_run("--figure", "umap") if "missing" in line] == [f"# {line}" for line in expected]
+    monkeypatch.setattr(reproduce, "Runner", None)
+    with pytest.raises(UserError) as error:
+        call("--figure", "umap")
+    assert str(error.value) == expected[0]
+    options = ("--table", "ablation_loss", "--methods", "CE", "--trials", 1)  # of which nothing is left to do
+    assert dry_run(*options)[0] == "# resnet56_cifar100_trial1: finished"

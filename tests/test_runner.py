@@ -22,6 +22,7 @@ from helper.experiments.catalogue import TABLES, Arm, Table, plain
 from helper.experiments.jobs import Job, Tally, Work, before
 from helper.experiments.local import Runner, visible_gpus
 from helper.experiments.plan import Planner
+from helper.files import lock
 from helper.settings import CloudMaking, Clouds, Fit, Training
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,6 +124,23 @@ def test_no_two_jobs_of_a_table_at_once_write_to_one_folder():
     assert len(runner.started) == len(found) and max(map(len, runner.together)) > 2
 
 
+def stage_3():
+    """The job of a RipsNet."""
+    planner, table = Planner(), TABLES["ablation_loss"]
+    return planner.jobs[planner.ripsnet(table, table.rows[0], table.arm("TopKD"), 0)]
+
+
+def test_a_ripsnet_whose_clouds_are_in_use_lets_others_go_first(monkeypatch, capsys):
+    """It would lock their folder too."""
+    job, (other,) = stage_3(), chain("b")
+    in_use = {job.folder.parent: "process 7"}
+    monkeypatch.setattr(lock, "in_use", lambda folder: None if other.finished else in_use.get(folder))
+    runner = FakeRunner(1)
+    runner.run([job, other])
+    assert runner.started == ["b.py", shlex.join(job.command)]
+    assert capsys.readouterr().out.splitlines().count(f"waiting for process 7 in {job.folder.parent}") == 1
+
+
 def test_what_comes_before_a_job():
     found = [*chain("a", "b", folder="x"), Job("c", ("c.py",), Path("y")), Job("d", ("d.py",), Path("x"), after=("c",))]
     assert before(found) == {"a": set(), "b": {"a"}, "c": set(), "d": {"b", "c"}}
@@ -149,7 +167,25 @@ def test_the_time_left_by_hand(monkeypatch):
     assert tally.line() == "[2 of 5 done, 1 running, 1 failed, 1 to come, about 0:02:55 to the end]"
 
 
+def test_lines_of_jobs_that_print_at_once_are_not_run_together(capfd):
+    runner = Runner(2)
+    threads = [threading.Thread(target=lambda: [runner.say("a line") for _ in range(5000)]) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert capfd.readouterr().out == 10_000 * "a line\n"
+
+
 # GPUs and cores
+
+
+@pytest.mark.parametrize("at_once, processes, threads", [(1, 1, None), (2, 1, "4"), (2, 2, "2"), (16, 1, "1")])
+def test_jobs_at_once_share_the_cores_that_this_process_may_use(at_once, processes, threads, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(local, "usable_cores", lambda: 8)
+    environment = Runner(at_once).environment(Job("a", ("x",), processes=processes))
+    assert environment.get("OMP_NUM_THREADS") == threads
 
 
 def test_lines_of_jobs_at_once_carry_their_names_and_the_cores_are_shared(capfd, monkeypatch):
@@ -276,6 +312,31 @@ def test_a_signal_reaches_every_run_once_and_the_line_says_how_to_go_on(number, 
     assert [Path(f"run{i}").exists() and Path(f"run{i}").read_text() for i in range(3)] == [
         "saved" if i < at_once else False for i in range(3)
     ]
+
+
+class NoSignals:
+    """A process on Windows, to which no SIGINT can be sent."""
+
+    def send_signal(self, number):
+        raise ValueError(f"Unsupported signal: {number}")
+
+
+def test_where_no_signal_can_be_sent_the_runs_are_waited_for():
+    class StoppedRunner(FakeRunner):
+        def start(self, job):
+            self.events.put(local.STOP)
+            super().start(job)
+            self.running[job.name] = NoSignals()
+
+    runner = StoppedRunner(1)
+    with pytest.raises(Interrupted, match="stopped with 1 of 2 jobs not yet started"):
+        runner.run(chain("a", "b"))
+    assert runner.started == ["a.py"]
+
+
+def test_where_pipes_cannot_be_asked_a_reader_counts_as_there(monkeypatch):
+    monkeypatch.delattr(local.select, "poll")  # as on Windows
+    assert not local.nobody_reads()
 
 
 # What an earlier call has left behind, and readers that go away

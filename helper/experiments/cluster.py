@@ -144,13 +144,13 @@ def run_job(job: Job, folder: str, *needed: Outcome) -> Outcome:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # Ray blocks it, and what we start would inherit that
     said = None
     while not job.finished:
-        who = lock.in_use(job.folder) if job.folder is not None else None
+        who = job.in_use()
         if who is None:
             outcome = call(job)
             if outcome.status != POSTPONED:
                 return outcome
         elif who != said:
-            print(f"waiting for {who} in {job.folder}", flush=True)
+            print(f"waiting for {who}", flush=True)
             said = who
         time.sleep(LOOK_EVERY)
     return Outcome(0)

@@ -1,8 +1,9 @@
 """How long experiments take on GPUs, before they run: from the seconds a step of finished rows where a GPU made them,
 and from an estimate elsewhere.
 
-The estimate is for one GPU of the class of an H100 without CUDA graphs. At these sizes a step waits for its kernels to
-be launched, or, for wide networks in float32, for the arithmetic: the larger of the two counts.
+Both are for one GPU, float32 and no --teacher_cache, however the experiments are to be run. The estimate is for the
+class of an H100 without CUDA graphs. At these sizes a step waits for its kernels to be launched, or, for wide networks
+in float32, for the arithmetic: the larger of the two counts.
 """
 
 import functools
@@ -88,11 +89,15 @@ def estimated(work: Work) -> float:
 
 
 def measured(rows: Iterable[Mapping[str, str]]) -> dict[Work, float]:
-    """Seconds a step by kind of work (with 0 epochs), of the rows that a GPU has made: the mean of several."""
+    """Seconds a step by kind of work (with 0 epochs), of the rows that one GPU has made in float32 without
+    --teacher_cache: the mean of several. A first stage counts in the steps, as it does in the seconds."""
     found: dict[Work, list[float]] = {}
     for row in rows:
-        device, epochs = row.get("device", ""), int(float(row["epochs"]))
+        device, epochs = row.get("device", ""), int(float(row["epochs"])) + int(row.get("first_epochs") or 0)
         if "threads)" in device or not device or not float(row.get("seconds") or 0):
+            continue
+        how = row.get("amp") or "off", row.get("teacher_cache") == "True", row.get("processes") or "1"
+        if how != ("off", False, "1"):
             continue
         script = "train_student" if row["teacher"] else "train_teacher"
         batch_size = int(row.get("batch_size") or 64)
@@ -149,7 +154,10 @@ class Estimate:
             spans = [self.makespan(jobs, count) / 3600 for count in GPUS]
             lines.append(f"{name:{wide}} {len(jobs):6} {total:10.1f} " + " ".join(f"{span:8.1f}" for span in spans))
             kinds |= dict.fromkeys(replace(job.work, epochs=0) for job in jobs if job.work.student)
-        lines += ["", "milliseconds a step, m: measured in rows that a GPU has made, e: estimated for an H100"]
+        lines += [
+            "",
+            "milliseconds a float32 step, m: measured in rows that a GPU has made, e: estimated for an H100",
+        ]
         grouped: dict[tuple[str, str, int], dict[str, list[str]]] = {}
         for work in kinds:
             text = f"{1000 * self.step(work):.1f} {'m' if self.is_measured(work) else 'e'}"

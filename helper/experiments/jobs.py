@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import Interrupted, RunStopped
+from ..files import lock
 from ..files.paths import ROOT
 
 LAST_LINES = 12  # of a job that failed
@@ -39,7 +40,7 @@ class Job:
     """command: a script and its options. folder: the only one to which it writes, beside its own files in results/.
     done: the file it writes last; None for what is regenerated every time. needs: names of the jobs without which it
     cannot run; after: of those that must have ended, well or not. processes: by which it is run; several are started by
-    torchrun."""
+    torchrun. clouds: the folder of the set whose clouds it makes or reads."""
 
     name: str
     command: tuple[str, ...]
@@ -50,10 +51,18 @@ class Job:
     after: tuple[str, ...] = ()
     work: Work = Work("")
     processes: int = 1
+    clouds: Path | None = None
 
     @property
     def finished(self) -> bool:
         return self.done is not None and self.done.is_file()
+
+    def in_use(self) -> str | None:
+        """'process 7 on host a in <folder>' while another process works in its folder, or in that of its clouds."""
+        for folder in (self.folder, self.clouds):
+            if folder is not None and (who := lock.in_use(folder)) is not None:
+                return f"{who} in {folder}"
+        return None
 
     def call(self) -> list[str]:
         """The command as it is to be given now."""

@@ -39,7 +39,7 @@ def describe() -> str:
 def describe_table(name: str, table: Table) -> list[str]:
     """The table's own settings, its rows with what is taken by pair, and its arms."""
     lines = [f"{name}: {table.title} [{table.source}]"]
-    own = [f"{table.seeds} seeds"]
+    own = [seeds(table)]
     if table.operator is not None:
         own.append(f"{table.operator} pooling")
     if table.dataset != "cifar100":
@@ -62,6 +62,17 @@ def describe_table(name: str, table: Table) -> list[str]:
         lines.append(f"    {row:<22} lr {lr:g} [published], {weights}")
     arms = [(arm.name + (f" ({listed(arm.options)})" if arm.options else ""), arm.source) for arm in table.arms]
     return lines + [f"    {line}" for line in by_source(arms)]
+
+
+def seeds(table: Table) -> str:
+    """'5 seeds (3 of TopKD-wasserstein; 1 of CE)': the table's number, and those of arms that have another."""
+    others: dict[int, list[str]] = {}
+    for arm in table.arms:
+        if (count := table.seeds_of(arm)) != table.seeds:
+            others.setdefault(count, []).append(arm.name)
+    text = f"{table.seeds} seed{'s' if table.seeds > 1 else ''}"
+    exceptions = "; ".join(f"{count} of {', '.join(names)}" for count, names in others.items())
+    return f"{text} ({exceptions})" if exceptions else text
 
 
 def settings_of(script: str) -> list[tuple[str, Any, str]]:

@@ -12,11 +12,12 @@ import subprocess
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from graphlib import TopologicalSorter
 
 import torch
 
+from ..data import usable_cores
 from ..errors import UserError
 from ..files import lock
 from .jobs import LAST_LINES, Job, Tally, before
@@ -43,7 +44,7 @@ class Runner:
         if self.reader_is_gone:
             return
         try:
-            print(text, flush=True)
+            print(f"{text}\n", end="", flush=True)  # at once, as another thread may print too
         except OSError:
             self.reader_gone()
 
@@ -55,7 +56,7 @@ class Runner:
         """The GPUs that the fewest jobs use, one for each process, and as many threads as each has cores."""
         environment = os.environ | {lock.STATUS: str(POSTPONED)}
         if self.at_once * job.processes > 1:
-            threads = max(1, cores() // (self.at_once * job.processes))
+            threads = max(1, usable_cores() // (self.at_once * job.processes))
             environment.setdefault("OMP_NUM_THREADS", str(threads))
         if self.gpus:
             used = Counter(gpu for gpus in self.gpus_of.values() for gpu in gpus)
@@ -88,10 +89,10 @@ class Runner:
         self.events.put((name, process.returncode, last))
 
     def in_use(self, job: Job) -> bool:
-        """Whether another process works in the job's folder; who it is, is said once."""
-        who = lock.in_use(job.folder) if job.folder is not None else None
+        """Whether another process works where the job would; who it is, is said once."""
+        who = job.in_use()
         if who is not None and self.waiting_for.get(job.name) != who:
-            self.say(f"waiting for {who} in {job.folder}")
+            self.say(f"waiting for {who}")
             self.waiting_for[job.name] = who
         return who is not None
 
@@ -143,7 +144,8 @@ class Runner:
                     stopped = True
                     for process in self.running.values():
                         if process is not None:
-                            process.send_signal(signal.SIGINT)
+                            with suppress(ValueError):  # Windows sends none; a terminal's Ctrl-C reaches it there
+                                process.send_signal(signal.SIGINT)
                     continue
                 name, status, lines = event
                 del self.running[name]
@@ -209,12 +211,10 @@ def visible_gpus(asked: Sequence[int] | None, device: torch.device | None) -> li
     return [named[index] for index in asked]
 
 
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def nobody_reads() -> bool:
     """Whether standard output is a pipe whose reader has gone."""
+    if not hasattr(select, "poll"):  # Windows has none; there the next line that is printed shows it
+        return False
     look = select.poll()
     look.register(1, 0)
     return any(event & select.POLLERR for _, event in look.poll(0))

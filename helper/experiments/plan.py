@@ -3,7 +3,7 @@ can run."""
 
 import difflib
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,8 +13,8 @@ import torch
 from distiller_zoo import distiller_dict
 
 from ..clouds.outputs import uncached
-from ..clouds.store import CLAIM
 from ..errors import UserError
+from ..files.lock import LOCK
 from ..files.paths import RESULTS, STUDENTS, TEACHERS, clouds_folder, quality_file, row_file, spec_file
 from ..networks import TORCHVISION
 from ..settings import (
@@ -48,6 +48,7 @@ SECTIONS: dict[str, tuple[type, ...]] = {
 
 
 SEVERAL = ("train_teacher", "generate_PCD_PI", "train_student")  # the scripts that torchrun can start
+TRACES = (LOCK, "last.pth", "last.new", "previous.pth")  # of training, which a run leaves beside best.pth
 
 
 # What the command line may name
@@ -118,7 +119,7 @@ def in_order(rows: list[str], arms: list[Arm], table: Table, trials: int | None 
     order: list[tuple[str, Arm, int]] = []
     for after in (False, True):
         chosen = [arm for arm in arms if arm.after is after]
-        seeds = {arm.name: trials or arm.seeds or table.seeds for arm in chosen}
+        seeds = {arm.name: trials or table.seeds_of(arm) for arm in chosen}
         for trial in range(1, 1 + max(seeds.values(), default=0)):
             order += itertools.product(rows, [arm for arm in chosen if trial <= seeds[arm.name]], [trial])
     return [(row, arm, trial) for row, arm, trial in order if defined(row, arm)]
@@ -224,20 +225,37 @@ def teacher_path(table: Table, teacher: str) -> str:
     return str(TEACHERS / teacher_name(table, teacher) / "best.pth")
 
 
-# What a set of clouds holds
+# What finished jobs have left
+
+
+def missing(jobs: Collection[Job]) -> list[str]:
+    """What jobs that are not finished read of others that are, and what is not there: a line for each."""
+    lines = [
+        f"{folder}: holds images' specs or RipsNets without their clouds, which some of these jobs need; run "
+        "generate_PCD_PI.py with the same options first, or remove the folder, so that all of it is made"
+        for folder in without_clouds(jobs)
+    ]
+    makers = {job.folder: job for job in jobs if job.finished}
+    read = dict.fromkeys(Path(word) for job in jobs if not job.finished for word in job.command)
+    for path in read:
+        maker = makers.get(path.parent)
+        if maker is not None and path.name == "best.pth" and not path.is_file():
+            lines.append(
+                f"{path}: missing, though {maker.done} says that its run has ended; some of these jobs need it: put it "
+                "there, or remove that row and the run's folder, so that it is trained again"
+            )
+    return lines
 
 
 def without_clouds(jobs: Iterable[Job]) -> list[Path]:
-    """Finished sets of which only images' specs and RipsNets are kept, as this project ships one, although a job that
-    is not finished needs their clouds. Such a job would make them again, others than those of the finished images."""
-    found: dict[Path, None] = {}
-    for job in jobs:
-        if job.finished or job.folder is None or job.work.script not in ("generate_PCD_PI", "train_ripsnet"):
-            continue
-        folder = job.folder if job.work.script == "generate_PCD_PI" else job.folder.parent
-        if any(quality_file(folder, dim).is_file() for dim in (0, 1)) and not (folder / CLAIM).is_file():
-            found[folder] = None
-    return list(found)
+    """Finished sets without their clouds, as this project ships one and --discard_clouds leaves them, although a job
+    that is not finished makes or reads them. Made again by that job, they would withdraw the images that are there."""
+    sets = dict.fromkeys(job.clouds for job in jobs if job.clouds is not None and not job.finished)
+    return [
+        folder
+        for folder in sets
+        if any(quality_file(folder, dim).is_file() for dim in (0, 1)) and not any((folder / "clouds").glob("*.npy"))
+    ]
 
 
 # Commands
@@ -335,12 +353,12 @@ class Planner:
         )
 
     def teacher(self, table: Table, teacher: str) -> str:
-        """Stage 1. A folder with nothing but best.pth is a teacher from elsewhere, and finished."""
+        """Stage 1. A folder with best.pth and no trace of training is a teacher from elsewhere, and finished."""
         if table.adopted:
             return self.adopted(table, teacher)
         name, folder = teacher_name(table, teacher), Path(teacher_path(table, teacher)).parent
         self.check_batch(table.teacher.batch_size)
-        brought = (folder / "best.pth").is_file() and not (folder / "last.pth").is_file()
+        brought = (folder / "best.pth").is_file() and not any((folder / name).exists() for name in TRACES)
         named = ["--name", name] if departing_schedule(table, table.teacher) else []
         options = [*self.dataset(table), *self.flags(table, self.schedule(table.teacher)), *named]
         return self.add(
@@ -371,6 +389,7 @@ class Planner:
             folder=folder,
             done=quality_file(folder, dim),
             needs=(self.teacher(table, teacher),),
+            clouds=folder,
         )
 
     def ripsnet(self, table: Table, row: str, arm: Arm, dim: int) -> str:
@@ -380,7 +399,8 @@ class Planner:
         clouds = replace(with_options(table.clouds, arm.options), dim=str(dim))
         operator = student_settings(table, row, arm).loss.operator
         choice = replace(with_options(RipsNetChoice(), arm.options), operator=operator)
-        folder = clouds_folder(path, clouds) / choice.folder_name(dim)
+        set_folder = clouds_folder(path, clouds)
+        folder = set_folder / choice.folder_name(dim)
         options = [*self.dataset(table), *self.flags(table, clouds)]
         options += [*flags(choice, {"operator": "mean"}), *flags(table.fit)]
         return self.add(
@@ -392,6 +412,7 @@ class Planner:
             done=folder / "quality.json",
             resumable=True,
             needs=(before,),
+            clouds=set_folder,
         )
 
     def images(self, table: Table, row: str, arm: Arm) -> tuple[str, ...]:
@@ -444,8 +465,10 @@ class Planner:
         """A figure of one row, and the runs that it shows."""
         teacher, topkd = networks(row)[0], table.arm("TopKD")
         options = ["--path_t", teacher_path(table, teacher), *self.dataset(table)]
+        clouds = None
         if figure == "pi":
             needs = self.images(table, row, topkd)
+            clouds = self.jobs[needs[-1]].clouds
             operator = student_settings(table, row, topkd).loss.operator
             options += flags(RipsNetChoice(operator=operator), {"operator": "mean"})
         else:
@@ -453,8 +476,8 @@ class Planner:
             needs = tuple(self.student(table, row, table.arm(method), 1) for method in shown)
             options += ["--path_s", *(str(STUDENTS / name / "best.pth") for name in needs)]
             options += ["--labels", teacher, *shown]
-        name, folder = f"figure {figure} of {row}", RESULTS / "figures"
-        self.add(name, "visualize", [figure, *options, *self.given("visualize")], folder=folder, needs=needs)
+        words, folder = [figure, *options, *self.given("visualize")], RESULTS / "figures"
+        self.add(f"figure {figure} of {row}", "visualize", words, folder=folder, needs=needs, clouds=clouds)
 
     def tables(self) -> None:
         """The tables of all finished runs, at the end."""
