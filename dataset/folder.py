@@ -32,6 +32,7 @@ from .info import DatasetInfo, DatasetUnavailable, Span
 from .strong import strong_view
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # area and shape of a training crop: torchvision's defaults
+ORDER_SEED = 0
 PREFETCH = 2  # batches that each worker has ready; one of 256 images of 224 x 224 takes 38.5 MB of shared memory
 
 
@@ -54,7 +55,8 @@ def class_folders(folder: Path) -> list[str]:
 
 
 def list_images(folder: Path) -> Listing:
-    """Every image file below the class folders of a split, sorted by class and name.
+    """Every image file below the class folders of a split, in an order that mixes the classes, always the same for the
+    same names: consecutive images are a sample of all classes, as in CIFAR's files.
 
     ValueError if there is no class folder, or one without images.
     """
@@ -70,8 +72,9 @@ def list_images(folder: Path) -> Listing:
             raise ValueError(f"{folder / name}: found no images, expected at least one in the folder of a class")
         names += [f"{name}/{file}".encode() for file in files]
         labels += [label] * len(files)
+    order = np.random.RandomState(ORDER_SEED).permutation(len(names))  # the same in every release of NumPy
     # An array of fixed width, not a list: processes forked from this one would copy a list page by page.
-    return Listing(str(folder), np.array(names), np.array(labels), classes)
+    return Listing(str(folder), np.array(names)[order], np.array(labels)[order], classes)
 
 
 def list_splits(info: DatasetInfo, folder: Path) -> tuple[Listing, Listing]:

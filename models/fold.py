@@ -21,13 +21,14 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     where nothing else reads the convolution's output. All other batch norms stay as they are (in a wide ResNet, those
     that open a block). The copy is of the model's own class and is called as the model is, `is_feat` and `preact`
     included; a folded batch norm has become an identity, so state dicts do not pass from one to the other. `model` is
-    left as it was.
-
-    Args:
-        model: a model of this package.
+    left as it was. A model that torch.fx cannot trace keeps all its batch norms.
     """
     folded = copy.deepcopy(model).eval().requires_grad_(False)
-    for conv_name, bn_name in _foldable_pairs(folded):
+    try:
+        pairs = _foldable_pairs(folded)
+    except fx.proxy.TraceError:  # such as a branch on the shape of an image: the network serves as it is
+        return folded
+    for conv_name, bn_name in pairs:
         conv, bn = folded.get_submodule(conv_name), folded.get_submodule(bn_name)
         assert isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d)
         folded.set_submodule(conv_name, fuse_conv_bn_eval(conv, bn))

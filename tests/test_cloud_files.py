@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 import re
 import shutil
 import signal
@@ -188,6 +189,12 @@ def test_data_never_holds_memory_that_nobody_has_filled(clouds, monkeypatch):
     monkeypatch.setattr(files, "verified", lambda kind, chunk: whole(kind, chunk)[:1])
     with pytest.raises(UserError, match="run generate_PCD_PI.py again"):
         CloudData(files, 0, 0, 10, torch.device("cpu"), on_device=True)
+
+
+def test_data_on_a_device_keeps_no_file_open(clouds):
+    files, before = CloudSet.of(clouds, load_spec(clouds / "spec_dim0.json")), len(os.listdir("/dev/fd"))
+    data = CloudData(files, 0, 0, 10, torch.device("cpu"), on_device=True)
+    assert len(data) == 10 and len(os.listdir("/dev/fd")) == before
 
 
 def test_a_set_from_before_there_were_checksums_is_used_and_then_listed(made, clouds, capsys):

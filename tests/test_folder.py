@@ -73,6 +73,12 @@ def files(data_dir, split="train"):
     return sorted((data_dir / "photos" / split).rglob("*.JPEG"))
 
 
+def listed(data_dir, split="train"):
+    """The files in the order of the set."""
+    sorted_by_name = files(data_dir, split)
+    return [sorted_by_name[number] for number in np.random.RandomState(0).permutation(len(sorted_by_name))]
+
+
 def pixels_of(normalized):
     """Back to uint8 (B, H, W, 3)."""
     mean, std = (torch.tensor(value).view(3, 1, 1) for value in (MEAN, STD))
@@ -87,13 +93,15 @@ def same(batches, others):
     )
 
 
-def test_files_are_listed_by_class_and_name(data_dir, capsys):
+def test_files_are_listed_in_a_fixed_order_that_mixes_the_classes(data_dir, capsys):
     train, test = load(data_dir)
     assert (len(train), len(test)) == (21, 21)
-    assert train.labels.tolist() == [0] * 7 + [1] * 7 + [2] * 7 and train.labels.dtype == torch.int64
+    assert sorted(train.labels.tolist()) == [0] * 7 + [1] * 7 + [2] * 7 and train.labels.dtype == torch.int64
+    assert all(len(set(part.tolist())) > 1 for part in train.labels.split(7))
     listing = list_images(data_dir / "photos" / "train")
     assert listing.classes == ["a", "b", "c"]
-    assert [name.decode() for name in listing.names] == [f"{c}/{i}.JPEG" for c in "abc" for i in range(7)]
+    assert [name.decode() for name in listing.names] == [f"{p.parent.name}/{p.name}" for p in listed(data_dir)]
+    assert [listing.classes[label] for label in listing.labels] == [name.decode()[0] for name in listing.names]
     assert listing.names.dtype.kind == "S"
     line = f"photos: 21 training and 21 test images in {data_dir}/photos\n"
     assert capsys.readouterr().out == line
@@ -113,7 +121,7 @@ def test_training_images_are_torchvisions_given_the_seed_of_the_image(data_dir, 
     normalize = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
     turned = 0
     for image, index in zip(images, indices.tolist(), strict=True):
-        original = Image.open(files(data_dir)[index]).convert("RGB")
+        original = Image.open(listed(data_dir)[index]).convert("RGB")
         number = int(np.random.SeedSequence((5, epoch, index)).generate_state(1)[0])
         torch.manual_seed(number)
         expected = tensors(v2.functional.pil_to_tensor(original))
@@ -170,7 +178,7 @@ def test_plain_images_are_resize_and_center_crop_within_a_level(data_dir, size):
     cut = transforms.Compose([transforms.Resize(size * 256 // 224), transforms.CenterCrop(size)])
     images, labels = map(torch.cat, zip(*test_batches(test, 4), strict=True))
     assert torch.equal(labels, test.labels) and images.shape == (21, 3, size, size)
-    for path, image in zip(files(data_dir, "val"), pixels_of(images), strict=True):
+    for path, image in zip(listed(data_dir, "val"), pixels_of(images), strict=True):
         expected = torch.from_numpy(np.array(cut(Image.open(path).convert("RGB"))))
         difference = (image.int() - expected.int()).abs()
         assert difference.max() <= 1 and (difference > 0).double().mean() < 0.02
@@ -301,7 +309,7 @@ def truncate(path):
 ])  # fmt: skip
 def test_a_damaged_file_is_named_in_one_line(copied, workers, damage, reason):
     train, _ = load(copied, workers)
-    path = copied / "photos" / "train" / "b" / "1.JPEG"
+    path = listed(copied)[8]
     damage(path)
     batches = train.plain(torch.arange(21).split(3))
     assert len([next(batches) for _ in range(2)]) == 2  # it is the ninth image

@@ -518,6 +518,23 @@ def test_folding_keeps_channels_last(name):
 # What methods of distillation ask for
 
 
+def test_a_model_that_cannot_be_traced_is_not_folded():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn, self.fc = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)
+
+        def forward(self, x, is_feat=False, preact=False):
+            maps = self.bn(self.conv(x))
+            pooled = maps.mean((2, 3)) if maps.shape[-1] > 2 else maps.flatten(1)
+            return ([maps, pooled], self.fc(pooled)) if is_feat else self.fc(pooled)
+
+    model = seasoned(Branching())
+    folded = fold_batchnorm(model)
+    assert not folded.training and not any(parameter.requires_grad for parameter in folded.parameters())
+    assert_same(folded(images()), model.eval()(images()))
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_map_that_pool_averages_is_that_of_the_pooled_vector(name):
     torch.manual_seed(0)

@@ -405,6 +405,25 @@ def test_a_job_that_meets_another_in_its_folder_runs_when_that_has_ended():
     assert Path("done").exists()
 
 
+def test_a_job_of_several_processes_that_meets_another_is_no_failure(monkeypatch):
+    """torchrun, which starts them, ends with status 1 whatever theirs was."""
+    path = script(
+        "late.py",
+        "import pathlib, sys\nif not pathlib.Path('tried').exists():\n    pathlib.Path('tried').touch()\n"
+        "    sys.exit(1)\npathlib.Path('done').touch()\n",
+    )
+    looks = []
+
+    def in_use(job):
+        looks.append(job.name)
+        return "process 7 on host a in folder" if Path("tried").exists() and len(looks) < 4 else None
+
+    monkeypatch.setattr(Job, "in_use", in_use)
+    monkeypatch.setattr(Job, "words", lambda job, python=None: [sys.executable, path])
+    Runner(1).run([Job("it", (path,), Path("folder"), Path("done"), processes=2)])
+    assert Path("done").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("at_once, talks", [*itertools.product((1, 2), (True, False))])
 def test_a_reader_that_goes_away_is_a_stop(at_once, talks):

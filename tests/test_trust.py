@@ -3,6 +3,7 @@
 import argparse
 import csv
 import errno
+import fcntl
 import itertools
 import json
 import os
@@ -242,13 +243,15 @@ def test_a_full_disk_under_a_path_that_was_given_is_the_user_s(noisy, monkeypatc
     assert "--json: cannot write there: No space left on device; make room" in line
 
 
-def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, capsys):
-    def none(self):
-        raise NotImplementedError("FileSystem does not appear to support flock")
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_a_warning(number, tmp_path, monkeypatch, capsys):
+    def flock(*arguments):
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(lock.FileLock, "acquire", none)
+    monkeypatch.setattr(fcntl, "flock", flock)
     lock.hold(tmp_path / "x")
     assert capsys.readouterr().out.startswith(f"warning: {tmp_path / 'x'}: its file system has no locks")
+    assert lock.in_use(tmp_path / "x") is None
 
 
 # Checkpoints that are none, or dangerous.

@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,11 @@ class CloudData:
         chunks = range(self.first_chunk, -(-stop // self.chunk_size))
         kinds = ("clouds", f"images_dim{dim}")
         # plain views of the memory maps, which cost less to index
-        self.arrays = [[np.asarray(files.verified(kind, chunk)) for chunk in chunks] for kind in kinds]
+        read = ((np.asarray(files.verified(kind, chunk)) for chunk in chunks) for kind in kinds)
         if on_device:
-            self.tensors = [self._load(chunks) for chunks in self.arrays]
+            self.tensors = [self._load(arrays) for arrays in read]  # a map is an open file until it has been copied
+        else:
+            self.arrays = [list(arrays) for arrays in read]
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -69,14 +71,14 @@ class CloudData:
         a_cloud = sum(files.read(kind, 0, mmap=True)[0].nbytes for kind in ("clouds", f"images_dim{dim}"))
         return a_cloud * files.num_clouds
 
-    def _load(self, chunks: list[np.ndarray]) -> Tensor:
-        first = torch.from_numpy(np.array(chunks[0][:1]))
-        whole = torch.empty(len(self), *first.shape[1:], dtype=first.dtype, device=self.device)
-        filled = 0
+    def _load(self, chunks: Iterable[np.ndarray]) -> Tensor:
+        whole, filled = torch.empty(0), 0
         for number, chunk in enumerate(chunks, self.first_chunk):
             begin = number * self.chunk_size
-            part = chunk[max(self.start - begin, 0) : self.stop - begin]
-            whole[filled : filled + len(part)] = torch.from_numpy(np.array(part))
+            part = torch.from_numpy(np.array(chunk[max(self.start - begin, 0) : self.stop - begin]))
+            if not filled:
+                whole = torch.empty(len(self), *part.shape[1:], dtype=part.dtype, device=self.device)
+            whole[filled : filled + len(part)] = part
             filled += len(part)
         if filled != len(self):
             raise UserError(f"found {filled} of the clouds {self.start} to {self.stop}; run generate_PCD_PI.py again")

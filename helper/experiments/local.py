@@ -150,10 +150,12 @@ class Runner:
                 name, status, lines = event
                 del self.running[name]
                 self.gpus_of.pop(name, None)
-                if status == POSTPONED and not stopped:
+                job = tally.jobs[name]
+                postponed = status == POSTPONED or (status and job.processes > 1 and job.in_use())  # torchrun says 1
+                if postponed and not stopped:
                     tally.since.pop(name)
-                    ready.append(tally.jobs[name])
-                    self.in_use(tally.jobs[name])
+                    ready.append(job)
+                    self.in_use(job)
                     continue
                 tally.end(name, status)
                 sorter.done(name)

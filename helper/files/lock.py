@@ -1,9 +1,11 @@
 """A folder in use by one process: locked as long as the process lives, by the operating system, over NFS too.
 
-The lock goes with the process however it ends. Beside it lies a note of who holds it, for the message to others.
+The lock goes with the process however it ends, and where a file system has none there is no lock: a file that marks a
+folder would stay behind when a machine dies. Beside it lies a note of who holds it, for the message to others.
 """
 
 import contextlib
+import errno
 import os
 import socket
 from pathlib import Path
@@ -14,6 +16,7 @@ from ..errors import UserError
 from .atomic import cannot_write
 
 LOCK, OWNER = ".lock", ".lock.owner"
+UNLOCKABLE = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # of file systems without locks, as some of clusters
 STATUS = "TOPKD_STATUS_IN_USE"  # a variable in which the runner of jobs asks for an exit code that means this alone
 
 
@@ -39,18 +42,22 @@ def hold(folder: Path, option: str | None = None) -> None:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK, timeout=0)
+        lock = lock_of(folder)
         lock.acquire()
-    except NotImplementedError:  # what filelock raises for ENOSYS, as on some file systems of clusters
-        print(f"warning: {folder}: its file system has no locks; let one process at a time work in it", flush=True)
-        return
     except Timeout:
         raise InUse(f"{folder}: in use by {owner(folder)}; wait until it ends, or stop it") from None
     except OSError as error:
+        if error.errno in UNLOCKABLE:
+            print(f"warning: {folder}: its file system has no locks; let one process at a time work in it", flush=True)
+            return
         raise cannot_write(folder, error, option) from None
     _held[key] = lock
     with contextlib.suppress(OSError):  # a note only
         (folder / OWNER).write_text(f"process {os.getpid()} on host {socket.gethostname()}\n")
+
+
+def lock_of(folder: Path) -> FileLock:
+    return FileLock(folder / LOCK, timeout=0, fallback_to_soft=False)
 
 
 def release(folder: Path) -> None:
@@ -67,11 +74,11 @@ def in_use(folder: Path) -> str | None:
     if folder.resolve() in _held or not (folder / LOCK).is_file():
         return None
     try:
-        with FileLock(folder / LOCK, timeout=0):
+        with lock_of(folder):
             return None
     except Timeout:
         return owner(folder)
-    except (NotImplementedError, OSError):  # no locks there, or no right to them
+    except OSError:  # no locks there, or no right to them
         return None
 
 
