@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.report import synchronize, write_report
+from benchmarks.report import report, synchronize
 from dataset import EpochPlan, ImageSet, TrainLoader, dataset_dict
 from helper.cli.parser import exact_kernels
 from helper.clouds.embedding import Embedder, cloud_loader
@@ -33,6 +33,7 @@ from helper.clouds.fitting import CloudData, TrainStep, train_epoch
 from helper.clouds.fitting import ReplayedSteps as FitSteps
 from helper.clouds.outputs import BLOCK, DONE, CachedTeacher, OutputFiles
 from helper.files import checkpoint
+from helper.files.atomic import write_bytes
 from helper.settings import Clouds, ResolvedLoss, Training
 from helper.student.distillation import Distillation
 from helper.student.probe import Probe, probe_batches
@@ -73,6 +74,13 @@ NUMBERS = (
 )
 
 
+def cause(error: BaseException) -> str:
+    """What went wrong first: the end of a capture that has failed is an error of its own."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+
+
 class Bench:
     """What the sections share. lines: of the report."""
 
@@ -97,8 +105,8 @@ class Bench:
         """A row of a table: the name, and what is measured, or why it could not be."""
         try:
             found = measure()
-        except RuntimeError as error:  # of the device, its memory, or an operation that it lacks
-            found = f"failed: {str(error).strip().splitlines()[0]}"
+        except Exception as error:  # of the device, its memory, or an operation that it lacks: the others go on
+            found = f"failed: {cause(error)}"
         self.say(f"| {name} | {found} |")
 
     def seconds(self, act: Callable[[], object], count: int = 1) -> float:
@@ -113,7 +121,7 @@ class Bench:
             found.append((time.perf_counter() - began) / count)
         return statistics.median(found)
 
-    def kernels(self, act: Callable[[], object], count: int = 20) -> float:
+    def kernels(self, act: Callable[[], object], count: int = 5) -> float:
         """Seconds that the kernels of a call take, without the gaps between them; 0 on a CPU."""
         if self.device.type != "cuda":
             return 0.0
@@ -126,7 +134,10 @@ class Bench:
 
     def network(self, arch: str, layout: torch.memory_format) -> nn.Module:
         torch.manual_seed(0)
-        return create_model(arch).to(self.device, memory_format=layout)
+        network = create_model(arch).to(self.device, memory_format=layout)
+        if layout is torch.contiguous_format:
+            network.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+        return network
 
     def teacher(self, layout: torch.memory_format = torch.channels_last) -> nn.Module:
         return self.network(self.args.teacher, layout).eval().requires_grad_(False)
@@ -436,9 +447,15 @@ def main(args) -> None:
             of_one_process(bench)
         return
     for name in args.only.split(","):
-        with own_stream(bench.device):
-            SECTIONS[name](bench)
-    write_report(__doc__, bench.lines, args.output, bench.device)
+        try:
+            with own_stream(bench.device):
+                SECTIONS[name](bench)
+        except Exception as error:
+            bench.say(f"\n{name}: failed: {cause(error)}")
+        if args.output:  # after each, as time may run out
+            text = report(__doc__, bench.lines, bench.device)
+            write_bytes(Path(args.output), text.encode(), "--output")
+    print(report(__doc__, bench.lines, bench.device))
 
 
 if __name__ == "__main__":

@@ -66,8 +66,15 @@ def compare(variants: dict[str, Callable[[], float]], repeats: int) -> Times:
 
 def write_report(title: str, lines: list[str], output: str | None, device: torch.device = CPU) -> None:
     """Print the report, and write it to a file if one is named. device: on which it was measured."""
+    text = report(title, lines, device)
+    print(text)
+    if output:
+        write_bytes(Path(output), text.encode(), "--output")
+
+
+def report(title: str, lines: list[str], device: torch.device) -> str:
     where = ", ".join(f"{name} {version}" for name, version in versions().items())
-    text = "\n".join(
+    return "\n".join(
         [
             title.strip().splitlines()[0],
             "",
@@ -78,6 +85,3 @@ def write_report(title: str, lines: list[str], output: str | None, device: torch
             "",
         ]
     )
-    print(text)
-    if output:
-        write_bytes(Path(output), text.encode(), "--output")

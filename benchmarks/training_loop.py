@@ -25,6 +25,7 @@ from torchvision import transforms
 from benchmarks.report import compare, synchronize, write_report
 from dataset import ImageSet, TrainLoader, dataset_dict
 from distiller_zoo import KD
+from helper.cli.parser import exact_kernels
 from helper.settings import ResolvedLoss, Training
 from helper.student.distillation import Distillation
 from helper.training.loop import make_optimizer
@@ -147,6 +148,7 @@ def term(topology, device: torch.device) -> Iterator[int]:
 
 
 def main(args) -> None:
+    exact_kernels()
     device = torch.device(args.device)
     images = random_images(device)
     topologies = {

@@ -158,7 +158,7 @@ def test_a_replayed_step_of_every_method_gives_what_one_gives_that_runs(capsys, 
 def test_products_are_not_rounded_to_tf32():
     torch.manual_seed(0)
     a, b = torch.rand(2, 1024, 1024, device=DEVICE)
-    assert relative(a @ b, a.double() @ b.double()) < 1e-6
+    assert relative(a @ b, a.double() @ b.double()) < 1e-5  # with TF32 4e-5, in float32 up to 2e-6 by its order
 
 
 # ---- 2: stop and resume
@@ -313,7 +313,8 @@ def test_a_topology_term_agrees_with_the_cpu(name):
         value.backward()
         values.append((value.detach(), student.grad))
     for found, expected in zip(values[1], values[0], strict=True):
-        assert relative(found, expected) < 1e-5
+        # RipsNet's is the difference of nearly equal images: on a CPU its gradient is 1e-4 from that in float64.
+        assert relative(found, expected) < (1e-3 if name == "ripsnet" else 1e-5)
 
 
 # ---- 8: what measures changes nothing
@@ -422,10 +423,10 @@ def test_the_table_holds_what_the_teacher_makes_of_each_view(capsys, monkeypatch
         with torch.no_grad():
             features, logits = teacher(pictures, is_feat=True)
         (pooled,), known = cache.at(indices)
-        error = max(error, (known - logits).abs().max().item(), (pooled - features[-1]).abs().max().item())
+        error = max(error, relative(known, logits), relative(pooled, features[-1]))
         assert logits.std(0).min() > 1e-2 and features[-1].std(0).max() > 1e-2
     with capsys.disabled():
-        print(f"\ntable against teacher: at most {error:.1e} apart")
+        print(f"\ntable against teacher: at most {error:.1e} apart, relative to the largest value")
     assert error < 1e-4
 
 

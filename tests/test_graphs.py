@@ -6,9 +6,11 @@ a replay does is tested with tests/support/tape.py, which stands in for CUDA's g
 
 import contextlib
 import dataclasses
+import gc
 import itertools
 import shutil
 import signal
+import weakref
 from pathlib import Path
 
 import pytest
@@ -34,10 +36,10 @@ from helper.student.distillation import FirstStage
 from helper.training import loop
 from helper.training.graphs import Replayed
 from helper.training.interrupts import StopRequest
-from helper.training.loop import Trainer, fit
+from helper.training.loop import Trainer, fit, make_optimizer
 from helper.training.meters import Meters
 from helper.training.objective import Objective
-from helper.training.steps import ReplayedSteps, step, train_steps, why_eager
+from helper.training.steps import WARM_UP, ReplayedSteps, step, train_steps, why_eager
 from helper.training.turns import Turn, side_by_side
 from ripsnet import ExactTopology
 
@@ -257,10 +259,28 @@ def test_a_function_is_captured_after_its_warm_up_and_anew_when_a_number_of_the_
         events.append("capture")
         return lambda: events.append("replay")
 
-    replayed = Replayed(lambda: events.append("run"), capture, warm_up=2)
+    replayed = Replayed(capture, warm_up=2)
     for rate in (0.1, 0.1, 0.1, 0.1, 0.01, 0.01):
-        replayed(rate)
+        replayed(lambda: events.append("run"), rate)
     assert events == ["run", "run", "capture", "replay", "replay", "capture", "replay", "replay"]
+
+
+def test_graphs_and_their_memory_are_gone_with_the_steps_and_need_no_search():
+    objective, shown = make("kd")
+    loader = TrainLoader(shown, BATCH, 0)
+    training = ResolvedTraining(lr=0.05)
+    optimizer, meters = make_optimizer(objective, training), Meters(list(objective.weights), CPU)
+    gc.disable()
+    try:
+        replayed = ReplayedSteps(objective, loader, optimizer, meters, lambda function: lambda: None)
+        replayed.begin(1, 0)
+        for _ in range(WARM_UP + 1):
+            replayed()
+        left = weakref.ref(replayed)
+        del replayed
+        assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_a_plan_that_is_drawn_anew_in_place_shows_what_a_new_one_shows():

@@ -155,7 +155,7 @@ class ReplayedSteps:
         self.cursor = torch.zeros((), dtype=torch.int64, device=data.device)
         self.places = torch.arange(batch_size, device=data.device)
         self.total = torch.zeros((), device=data.device)
-        self.replayed = Replayed(self.next_steps, capture, warm_up=1)
+        self.replayed = Replayed(capture, warm_up=1)
 
     def next_steps(self) -> None:
         """The function that is captured."""
@@ -171,7 +171,7 @@ class ReplayedSteps:
         self.cursor.zero_(), self.total.zero_()
         calls = self.whole // self.count
         for _ in range(calls):
-            self.replayed()
+            self.replayed(self.next_steps)
         return calls * self.count * self.size
 
 

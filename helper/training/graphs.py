@@ -52,22 +52,23 @@ def own_stream(device: torch.device) -> Iterator[None]:
 class Replayed:
     """A function that runs as it is `warm_up` times, is then captured, and replayed from then on.
 
-    A call names the numbers that the function would take from the host, its `key`: it is captured anew when they
-    change. Only the last capture is kept, since these numbers, a rate that decays or a weight that rises, do not come
-    back.
+    A call names the function, always the same one, and the numbers that it would take from the host, its `key`: it is
+    captured anew when they change. Only the last capture is kept, since these numbers, a rate that decays or a weight
+    that rises, do not come back. The function is not kept, as it may be a method of who keeps this: graphs and their
+    memory are gone as soon as nobody needs them.
     """
 
-    def __init__(self, function: Callable[[], None], capture: Capture, warm_up: int):
-        self.function, self.capture, self.warm_up = function, capture, warm_up
+    def __init__(self, capture: Capture, warm_up: int):
+        self.capture, self.warm_up = capture, warm_up
         self.key: Hashable = None
         self.replay: Replay | None = None
 
-    def __call__(self, key: Hashable = None) -> None:
+    def __call__(self, function: Callable[[], None], key: Hashable = None) -> None:
         if self.warm_up:
             self.warm_up -= 1
-            self.function()
+            function()
             return
         if self.replay is None or self.key != key:
             self.replay = None  # its memory is there for the next one
-            self.key, self.replay = key, self.capture(self.function)
+            self.key, self.replay = key, self.capture(function)
         self.replay()

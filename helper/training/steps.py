@@ -59,7 +59,7 @@ class ReplayedSteps:
         device = self.plan.choices.device
         self.cursor = torch.zeros((), dtype=torch.int64, device=device)
         self.places = torch.arange(self.size, device=device)
-        self.replayed = Replayed(self.next_step, capture, WARM_UP)
+        self.replayed = Replayed(capture, WARM_UP)
 
     def begin(self, epoch: int, first: int) -> None:
         """Go to batch number `first` of an epoch."""
@@ -80,7 +80,7 @@ class ReplayedSteps:
     def __call__(self) -> None:
         """Take the next step. The key is what a step reads of the host's numbers; PyTorch's SGD has its rate there."""
         rates = tuple(group["lr"] for group in self.optimizer.param_groups)
-        self.replayed((rates, self.objective.host_numbers()))
+        self.replayed(self.next_step, (rates, self.objective.host_numbers()))
 
 
 def why_eager(objective: Objective, loader: TrainLoader) -> str:
