@@ -53,11 +53,35 @@ MEASURED = {
 }
 
 
-@pytest.mark.parametrize("path", [TEACHER, CLOUDS / "spec_dim0.json", SAMPLE, RIPSNET], ids=lambda path: path.name)
+# Path -> SHA-256, as README lists them.
+LISTED = dict(
+    re.findall(r"^\| `(\S+)` \|.*\| `(\w+)` \|$", (ROOT / "save_t_models" / "README.md").read_text(), re.MULTILINE)
+)
+
+
+def test_readme_lists_the_teacher_and_what_was_made_of_it():
+    assert LISTED.keys() >= {
+        str(path.relative_to(ROOT)) for path in (TEACHER, CLOUDS / "spec_dim0.json", SAMPLE, RIPSNET)
+    }
+
+
+@pytest.mark.parametrize("path", LISTED)
 def test_a_checkpoint_is_the_file_that_readme_lists(path):
-    text = (ROOT / "save_t_models" / "README.md").read_text()
-    line = re.search(rf"^\|.*{path.parent.name}/{path.name}`.*$", text, re.MULTILINE)[0]
-    assert hashlib.sha256(path.read_bytes()).hexdigest() in line
+    assert hashlib.sha256((ROOT / path).read_bytes()).hexdigest() == LISTED[path]
+
+
+@pytest.mark.parametrize("path", [path for path in LISTED if "/ripsnet_dim" in path])
+def test_a_ripsnet_belongs_to_the_spec_beside_it(path):
+    folder, name = (ROOT / path).parent.parent, Path(path).parent.name
+    _, dim, operator = name.split("_")
+    spec = load_spec(folder / f"spec_{dim}.json")
+    assert spec.teacher_sha256 == load_network(TEACHER, None, "--model_t").sha256
+    _, content = load_ripsnet(ROOT / path, operator, spec.cloud_width)
+    assert ImageSpec.from_dict(content["spec"]) == spec
+    quality = json.loads((ROOT / path).with_name("quality.json").read_text())
+    assert (
+        quality["r2"] == content["quality"]["r2"] == pytest.approx(1 - quality["val_mse"] / quality["mean_image_mse"])
+    )
 
 
 def test_the_teacher_loads_with_the_accuracy_of_its_row():
@@ -74,17 +98,6 @@ def test_every_number_of_a_row_is_as_it_was_measured(run):
     measured = io.StringIO(newline="")
     csv.writer(measured, lineterminator="\n").writerows([line[index] for index in kept] for line in (columns, row))
     assert hashlib.sha256(measured.getvalue().encode()).hexdigest().startswith(MEASURED[run])
-
-
-def test_spec_and_ripsnet_belong_to_the_teacher():
-    spec = load_spec(CLOUDS / "spec_dim0.json")
-    assert spec.teacher_sha256 == load_network(TEACHER, None, "--model_t").sha256
-    _, content = load_ripsnet(RIPSNET, "mean", spec.cloud_width)
-    assert ImageSpec.from_dict(content["spec"]) == spec
-    quality = json.loads((RIPSNET.parent / "quality.json").read_text())
-    assert (
-        quality["r2"] == content["quality"]["r2"] == pytest.approx(1 - quality["val_mse"] / quality["mean_image_mse"])
-    )
 
 
 def test_the_sample_s_images_are_gudhi_s_and_ripsnet_errs_on_them_as_on_all_validation_clouds():
