@@ -54,6 +54,9 @@ stage() {
 if [ "$DELTA" = 0 ]; then
     TOPOLOGY=
 fi
+if [ -z "$TOPOLOGY" ]; then
+    DELTA=
+fi
 case $TOPOLOGY in ripsnet | exact)
     stage generate_PCD_PI.py --passes "$PASSES" ${TEACHER_CACHE:+--teacher_cache}
 esac

@@ -5,7 +5,7 @@
     python visualize.py scatter --path_t <teacher>/best.pth                                    # after stages 2 and 3
     python visualize.py diagram --path_t <teacher>/best.pth --path_s <run>/best.pth <run>/best.pth
     python visualize.py umap    --path_t <teacher>/best.pth --path_s <run>/best.pth ... --labels teacher KD ...
-    python visualize.py curves  --logs results/logs
+    python visualize.py curves  --logs results/logs/<pair>_KD_*.csv results/logs/<pair>_TopKD_*.csv
 
 pi: persistence images, exact and as RipsNet approximates them: of the teacher's validation clouds, from the smallest to
 the largest error; with --path_s, of a training batch in the teacher and the students.

@@ -147,6 +147,7 @@ def test_calls_for_students_are_the_published_pair(calls):
     [
         ({"TOPOLOGY": ""}, []),
         ({"TOPOLOGY": "", "DISTILL": "crd"}, []),
+        ({"TOPOLOGY": "", "DELTA": "5"}, []),
         ({"TOPOLOGY": "", "ALPHA": "2"}, []),
         ({"DELTA": "0"}, []),
         ({"TOPOLOGY": "wasserstein"}, []),
@@ -161,6 +162,7 @@ def test_calls_for_students_make_only_what_is_needed(calls, variables, stages):
     assert (args.device.type, args.model_t, args.gamma) == ("cpu", "resnet56", 1)
     wanted = "" if variables.get("DELTA") == "0" else variables.get("TOPOLOGY", "ripsnet")
     assert (args.topology or "") == wanted
+    assert wanted or not args.delta
 
 
 def test_the_cache_is_asked_for_in_stage_2_and_of_students_alike(calls):

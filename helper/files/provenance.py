@@ -30,15 +30,15 @@ def versions(dataset: str | None = None) -> dict[str, str]:
 
 
 def git_commit() -> str:
-    """The repository's commit, with '+' where files differ from it. Outside git, as in a copy of its files, what the
-    variable TOPKD_COMMIT says; 'unknown' where it says nothing."""
+    """The repository's commit, with '+' where files other than results differ from it. Outside git, as in a copy of its
+    files, what the variable TOPKD_COMMIT says; 'unknown' where it says nothing."""
 
     def ask(*command: str) -> str:
         return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         commit = ask("rev-parse", "--short=12", "HEAD")
-        changed = ask("status", "--porcelain", "--untracked-files=no")
+        changed = ask("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("TOPKD_COMMIT") or "unknown"
     return f"{commit}+" if changed else commit
