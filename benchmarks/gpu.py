@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.report import report, synchronize
+from benchmarks.report import saved_report, synchronize
 from dataset import EpochPlan, ImageSet, TrainLoader, dataset_dict
 from helper.cli.parser import exact_kernels
 from helper.clouds.embedding import Embedder, cloud_loader
@@ -33,7 +33,6 @@ from helper.clouds.fitting import CloudData, TrainStep, train_epoch
 from helper.clouds.fitting import ReplayedSteps as FitSteps
 from helper.clouds.outputs import BLOCK, DONE, CachedTeacher, OutputFiles
 from helper.files import checkpoint
-from helper.files.atomic import write_bytes
 from helper.settings import Clouds, ResolvedLoss, Training
 from helper.student.distillation import Distillation
 from helper.student.probe import Probe, probe_batches
@@ -446,16 +445,15 @@ def main(args) -> None:
         with own_stream(bench.device):
             of_one_process(bench)
         return
-    for name in args.only.split(","):
+    text = ""
+    for name, section in [(name, SECTIONS[name]) for name in args.only.split(",")]:
         try:
             with own_stream(bench.device):
-                SECTIONS[name](bench)
+                section(bench)
         except Exception as error:
             bench.say(f"\n{name}: failed: {cause(error)}")
-        if args.output:  # after each, as time may run out
-            text = report(__doc__, bench.lines, bench.device)
-            write_bytes(Path(args.output), text.encode(), "--output")
-    print(report(__doc__, bench.lines, bench.device))
+        text = saved_report(__doc__, bench.lines, args.output, bench.device)  # after each, as time may run out
+    print(text)
 
 
 if __name__ == "__main__":

@@ -66,15 +66,13 @@ def compare(variants: dict[str, Callable[[], float]], repeats: int) -> Times:
 
 def write_report(title: str, lines: list[str], output: str | None, device: torch.device = CPU) -> None:
     """Print the report, and write it to a file if one is named. device: on which it was measured."""
-    text = report(title, lines, device)
-    print(text)
-    if output:
-        write_bytes(Path(output), text.encode(), "--output")
+    print(saved_report(title, lines, output, device))
 
 
-def report(title: str, lines: list[str], device: torch.device) -> str:
+def saved_report(title: str, lines: list[str], output: str | None, device: torch.device) -> str:
+    """The report, which is also written to a file if one is named."""
     where = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return "\n".join(
+    text = "\n".join(
         [
             title.strip().splitlines()[0],
             "",
@@ -85,3 +83,6 @@ def report(title: str, lines: list[str], device: torch.device) -> str:
             "",
         ]
     )
+    if output:
+        write_bytes(Path(output), text.encode(), "--output")
+    return text
