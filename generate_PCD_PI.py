@@ -11,9 +11,10 @@ images, are a point cloud, kept in ripsnet/<teacher run>/<set>/ with its diagram
     args.json           the options and the command, which --config repeats
     quality_dim0.json   what the images hold: share of bars in range, distance of the grid points in units of sigma, ...
 
-Run again after an interruption it continues where it stopped; with more --passes it adds the missing clouds. With fewer
-it replaces the images, unless RipsNets are fitted to them. With --discard_clouds it keeps all but the clouds
-themselves, which take most of the disk and which only stage 3 reads.
+Run again after an interruption it continues where it stopped; with more --passes it adds the missing clouds, with fewer
+it leaves some out. Either replaces the images, and is refused where RipsNets are fitted to them. Of a set that was
+published without its clouds they are made again, and its spec stays if the numbers agree up to rounding. With
+--discard_clouds it keeps all but the clouds themselves, which take most of the disk and which only stage 3 reads.
 Several processes (torchrun) share the chunks of clouds; they must see the same folder.
 With --teacher_cache the clouds are read from the table of the teacher's outputs that students share (train_student.py).
 """
@@ -24,7 +25,6 @@ import helper.cli.early  # noqa: F401
 
 import dataclasses
 import functools
-import json
 import time
 from pathlib import Path
 
@@ -53,7 +53,7 @@ from helper.clouds.store import CloudSet, claim, images_of, is_claimed
 from helper.data import image_files, load_data
 from helper.errors import UserError
 from helper.files import lock
-from helper.files.atomic import read_json, write_json
+from helper.files.atomic import write_json
 from helper.files.paths import clouds_folder, quality_file, spec_file, teacher_run
 from helper.files.provenance import device_name, git_commit, versions
 from helper.files.run import write_args
@@ -61,6 +61,8 @@ from helper.networks import load_network
 from helper.settings import CloudMaking, Clouds, Data, Teacher, plain
 from helper.student.topology import load_spec
 from ripsnet import ImageSpec, dim0_deaths, dim1_diagrams
+
+ROUNDING = 1e-3  # relative: of float16, in which clouds are kept
 
 
 def get_args_parser() -> Parser:
@@ -95,7 +97,7 @@ def main(args) -> None:
     distributed.on_first(check_space, files, [*kinds, *(f"images_dim{dim}" for dim in clouds.dims)])
     distributed.on_first(lock.hold, folder)
     distributed.on_first(is_claimed, folder, origin)  # refuses clouds of another origin
-    distributed.on_first(check_smaller, folder, num_clouds, "--num_clouds" if making.num_clouds else "--passes")
+    distributed.on_first(check_number, folder, num_clouds, "--num_clouds" if making.num_clouds else "--passes")
     distributed.on_first(claim, folder, origin)
     cache = None
     if making.teacher_cache:
@@ -122,29 +124,35 @@ def main(args) -> None:
     )
 
 
-def check_smaller(folder: Path, num_clouds: int, option: str) -> None:
-    """Refuse to replace a larger finished set to which RipsNets are fitted, since students would no longer find the
-    images of these; where there are none, say what is replaced. option: by which fewer clouds were asked for."""
-    kept = max(finished_clouds(folder, dim) for dim in (0, 1))
-    if kept <= num_clouds:
-        return
-    fitted = sorted(path.parent.name for path in folder.glob("ripsnet_dim*/best.pth"))
-    if fitted:
-        raise UserError(
-            f"{option}: found {num_clouds} clouds, but {folder} holds {kept}, to which RipsNets are fitted "
-            f"({', '.join(fitted)}); give at least as many, or remove these folders"
-        )
-    print(f"{folder}: its images of {kept} clouds are replaced by those of the first {num_clouds}", flush=True)
+def check_number(folder: Path, num_clouds: int, option: str) -> None:
+    """Refuse to replace the images to which RipsNets are fitted, since students would no longer find them; where there
+    are none, say what is replaced. option: by which so many clouds were asked for."""
+    for dim in (0, 1):
+        spec = spec_of(folder, dim)
+        if spec is None or spec.num_clouds == num_clouds:
+            continue
+        fitted = sorted(path.parent.name for path in folder.glob(f"ripsnet_dim{dim}_*/best.pth"))
+        if fitted:
+            raise UserError(
+                f"{option}: found {num_clouds} clouds, but {folder} holds images of {spec.num_clouds}, to which "
+                f"RipsNets are fitted ({', '.join(fitted)}); give as many, or remove these folders"
+            )
+        if quality_file(folder, dim).is_file():
+            print(
+                f"{folder}: its images of {spec.num_clouds} clouds and dimension {dim} are replaced by those of "
+                f"{num_clouds}",
+                flush=True,
+            )
 
 
-def finished_clouds(folder: Path, dim: int) -> int:
-    """The clouds of which a dimension's images are complete; 0 where they are not, or their spec is damaged."""
-    if not quality_file(folder, dim).is_file():
-        return 0
+def spec_of(folder: Path, dim: int) -> ImageSpec | None:
+    """The spec of a folder's images; None where it is missing or damaged."""
     try:
-        return CloudSet.of(folder, load_spec(spec_file(folder, dim))).num_clouds
+        spec = load_spec(spec_file(folder, dim))
+        CloudSet.of(folder, spec)  # refuses numbers of other types
+        return spec
     except UserError:
-        return 0
+        return None
 
 
 def make_clouds(files: CloudSet, embedder: Embedder, kinds: list[str], device: torch.device) -> None:
@@ -182,25 +190,30 @@ def make_images(files: CloudSet, dim: int, clouds: Clouds, teacher_name: str, em
     except ValueError as error:
         raise UserError(f"{files.folder}: no image of dimension {dim} for these clouds and options ({error})") from None
 
-    distributed.on_first(write_spec, spec, files)
+    spec = distributed.on_first(write_spec, spec, files)
     kind = f"images_dim{dim}"
     make_chunks(files, kind, {kind: lambda chunk: images_of(files.read_diagrams(dim, chunk), spec).float().numpy()})
     return spec
 
 
-def write_spec(spec: ImageSpec, files: CloudSet) -> None:
-    """Write a set's spec, and remove images of another one: made from fewer clouds."""
-    if not is_written(spec, files):
-        files.remove(f"images_dim{spec.dim}")
-        write_json(spec_file(files.folder, spec.dim), spec.to_dict())
+def write_spec(spec: ImageSpec, files: CloudSet) -> ImageSpec:
+    """The set's spec: the one that is there if it agrees with this one, so that what was made with it stays valid; else
+    this one, which is written, and images of another one are removed."""
+    earlier = spec_of(files.folder, spec.dim)
+    if earlier is not None and agree(earlier, spec):
+        return earlier
+    files.remove(f"images_dim{spec.dim}")
+    write_json(spec_file(files.folder, spec.dim), spec.to_dict())
+    return spec
 
 
-def is_written(spec: ImageSpec, files: CloudSet) -> bool:
-    """Whether a set's spec is this one. One that is missing or damaged is another."""
-    try:
-        return json.dumps(read_json(spec_file(files.folder, spec.dim))) == json.dumps(spec.to_dict())
-    except UserError:
+def agree(spec: ImageSpec, other: ImageSpec) -> bool:
+    """Whether two specs differ in the rounding of their numbers alone, as those of two devices do."""
+    numbers = ("sigma", "image_range", "maximum")
+    of_one = {name: getattr(spec, name) for name in numbers}
+    if dataclasses.replace(other, **of_one, gudhi_version=spec.gudhi_version) != spec:
         return False
+    return all(np.allclose(getattr(spec, name), getattr(other, name), rtol=ROUNDING, atol=0) for name in numbers)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def main(args) -> None:
         return
     planner = new_planner(args)
     tables = plan_figure(args, planner) if args.figure else plan_tables(args, args.table, planner)
-    jobs = list(planner.jobs.values())
+    jobs = planner.all()
     lacking = missing(jobs)
     if args.dry_run:
         lines = [f"# {text}" for text in lacking]
@@ -152,12 +152,12 @@ def by_table(args) -> dict[str, list[Job]]:
     if args.figure:
         planner = new_planner(args)
         plan_figure(args, planner)
-        return {args.figure: list(planner.jobs.values())}
+        return {args.figure: planner.all()}
     found = {}
     for name in args.table:
         planner = new_planner(args)
         plan_tables(args, [name], planner)
-        found[name] = list(planner.jobs.values())
+        found[name] = planner.all()
     if len(found) > 1:
         found["in all"] = list({job.name: job for jobs in found.values() for job in jobs}.values())
     return found

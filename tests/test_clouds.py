@@ -1,5 +1,6 @@
 """Stage 2, generate_PCD_PI.py: stored clouds, diagrams, images and specs against GUDHI and plain forward passes."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -15,11 +16,12 @@ import train_ripsnet
 from dataset import TrainLoader, load_dataset
 from helper.clouds import embedding, making, store
 from helper.clouds.embedding import Embedder
-from helper.clouds.store import CloudSet, Origin, claim, read_origin
+from helper.clouds.store import CLAIM, CloudSet, Origin, claim, read_origin
 from helper.errors import UserError
 from helper.files import checkpoint
 from helper.networks import load_network
 from helper.settings import CloudMaking, Repetition
+from helper.student.topology import load_spec
 from models import create_model
 from ripsnet import subsample_sigma
 
@@ -62,7 +64,7 @@ def contents(folder):
 
 def opened(folder, num_clouds=10):
     """The set of clouds in a folder of stage 2."""
-    return CloudSet(folder, num_clouds, read_origin(folder), pixels=400)
+    return CloudSet(folder, num_clouds, read_origin(folder / CLAIM), pixels=400)
 
 
 @pytest.fixture(autouse=True)
@@ -290,21 +292,63 @@ def test_more_passes_extend_the_set_as_if_made_at_once():
     assert contents(CLOUDS) == at_once
 
 
-def test_a_smaller_set_replaces_a_larger_one_only_where_no_ripsnet_is_fitted_to_it(capsys):
+def test_a_set_of_another_number_replaces_one_only_where_no_ripsnet_is_fitted_to_it(capsys):
     make_clouds("--dim", "01")
     capsys.readouterr()
     make_clouds("--num_clouds", 9)
-    assert f"{CLOUDS}: its images of 10 clouds are replaced by those of the first 9\n" in capsys.readouterr().out
+    assert f"{CLOUDS}: its images of 10 clouds and dimension 0 are replaced by those of 9\n" in capsys.readouterr().out
     make_clouds()
     fitted = CLOUDS / "ripsnet_dim1_sum"
     fitted.mkdir()
     (fitted / "best.pth").touch()
     before = contents(CLOUDS)
-    what = f"{CLOUDS} holds 10, to which RipsNets are fitted \\(ripsnet_dim1_sum\\); give at least"
-    for option, value, found in (("--passes", 1, 5), ("--num_clouds", 8, 8)):
-        with pytest.raises(UserError, match=f"{option}: found {found} clouds, but {what}"):
-            make_clouds("--dim", "01", option, value)
+    what = f"{CLOUDS} holds images of 10, to which RipsNets are fitted \\(ripsnet_dim1_sum\\); give as many, or"
+    for option, value, found in (("--passes", 1, 5), ("--num_clouds", 8, 8), ("--passes", 3, 15)):
+        for dims in ("0", "01"):
+            with pytest.raises(UserError, match=f"{option}: found {found} clouds, but {what}"):
+                make_clouds("--dim", dims, option, value)
     assert contents(CLOUDS) == before
+
+
+@pytest.fixture
+def published(both_dimensions):
+    """A set as it is published: its specs, their quality and RipsNets, without the clouds."""
+    CLOUDS.mkdir(parents=True)
+    for path in both_dimensions.glob("*_dim?.json"):
+        shutil.copy(path, CLOUDS)
+    fitted = CLOUDS / "ripsnet_dim0_mean"
+    fitted.mkdir()
+    (fitted / "best.pth").touch()
+    return contents(CLOUDS)
+
+
+@pytest.mark.parametrize("options, what", [
+    (("--seed", 2), "holds spec_dim0.json of another origin (seed was 0, now 2); give the old options or remove"),
+    (("--passes", 3), "holds images of 10, to which RipsNets are fitted"),
+])  # fmt: skip
+def test_a_published_set_is_not_replaced_by_another(published, monkeypatch, capsys, options, what):
+    line = refused(monkeypatch, capsys, generate_PCD_PI, *SET, "--passes", 2, *options)
+    assert what in line and contents(CLOUDS) == published
+
+
+def test_of_a_published_set_the_clouds_are_made_again(published, both_dimensions):
+    make_clouds()
+    assert (CLOUDS / "quality_dim1.json").is_file()  # of images that do not change
+    make_clouds("--dim", "01")
+    assert {path: data for path, data in contents(CLOUDS).items() if path.suffix != ".pth"} == contents(both_dimensions)
+
+
+@pytest.mark.parametrize("factor, stays", [(1.0005, True), (0.99, False)])
+def test_a_spec_of_other_numbers_stays_where_they_agree_up_to_rounding(published, both_dimensions, factor, stays):
+    """As on another device, where the same clouds have other last digits: a RipsNet goes on to fit the spec."""
+    path = CLOUDS / "spec_dim0.json"
+    spec = load_spec(path)
+    rounded = dataclasses.replace(spec, sigma=factor * spec.sigma, maximum=factor * spec.maximum, gudhi_version="3.1")
+    path.write_text(json.dumps(rounded.to_dict()))
+    make_clouds()
+    assert load_spec(path) == (rounded if stays else spec)
+    made, expected = (np.load(folder / "images_dim0" / "00000.npy") for folder in (CLOUDS, both_dimensions))
+    assert np.allclose(made, expected, rtol=0, atol=2e-3) and np.array_equal(made, expected) is not stays
 
 
 def test_an_extension_that_was_cut_off_is_not_taken_for_complete(monkeypatch):

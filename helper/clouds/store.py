@@ -9,7 +9,8 @@ Beside the chunks of a kind, `checksums.txt` lists their SHA-256 and that of clo
 is listed before it is written: one that is not listed, or otherwise, is none of this set. A folder from before there
 were checksums has no list; its chunks are taken for what clouds.json says, and listed when stage 2 runs there again.
 
-What says that the set is complete, quality and spec, is withdrawn before the first of its chunks is written.
+The quality, which says that the set is complete, is withdrawn before the first of its chunks is written. The spec stays
+until there is a new one: a folder has clouds of one origin, so it goes on to be true of the number that it names.
 """
 
 import contextlib
@@ -60,9 +61,9 @@ class Origin:
 ORIGIN_FIELDS = get_type_hints(Origin)  # types by name
 
 
-def read_origin(folder: Path) -> Origin:
-    """The origin that a folder's clouds.json names."""
-    path, advice = folder / CLAIM, f"remove {folder}, and run generate_PCD_PI.py again"
+def read_origin(path: Path) -> Origin:
+    """The origin that a folder's clouds.json names, or a spec of its images."""
+    advice = f"remove {path.parent if path.name == CLAIM else path}, and run generate_PCD_PI.py again"
     content = read_json(path, advice)
     try:
         check_fields(content, ORIGIN_FIELDS, path, "the origin of a set of clouds")
@@ -72,21 +73,30 @@ def read_origin(folder: Path) -> Origin:
 
 
 def is_claimed(folder: Path, origin: Origin) -> bool:
-    """Whether a folder is that of clouds of an origin; False if it holds none. UserError if they are others."""
-    if not (folder / CLAIM).is_file():
-        unknown = [kind for kind in KINDS if any((folder / kind).glob("*.npy"))]
-        if unknown:
-            raise UserError(
-                f"{folder}: holds {', '.join(unknown)}, but no {CLAIM} that says of which teacher and options they "
-                "are; remove these folders, and run generate_PCD_PI.py again"
-            )
-        return False
-    found = read_origin(folder)
+    """Whether a folder is that of clouds of an origin; False if it holds none. UserError if they are others, or specs
+    of others, as those of a set that was published without its clouds."""
+    if (folder / CLAIM).is_file():
+        _refuse_other(folder / CLAIM, origin)
+        return True
+    unknown = [kind for kind in KINDS if any((folder / kind).glob("*.npy"))]
+    if unknown:
+        raise UserError(
+            f"{folder}: holds {', '.join(unknown)}, but no {CLAIM} that says of which teacher and options they are; "
+            "remove these folders, and run generate_PCD_PI.py again"
+        )
+    for path in (spec_file(folder, dim) for dim in (0, 1)):
+        if path.is_file():
+            _refuse_other(path, origin)
+    return False
+
+
+def _refuse_other(path: Path, origin: Origin) -> None:
+    found, folder = read_origin(path), path.parent
     if found != origin:
         pairs = [(name, getattr(found, name), getattr(origin, name)) for name in ORIGIN_FIELDS]
         what = ", ".join(f"{name} was {old}, now {new}" for name, old, new in pairs if old != new)
-        raise UserError(f"{folder}: holds clouds of another origin ({what}); give the old options or remove the folder")
-    return True
+        held = "clouds" if path.name == CLAIM else path.name
+        raise UserError(f"{folder}: holds {held} of another origin ({what}); give the old options or remove the folder")
 
 
 def claim(folder: Path, origin: Origin) -> None:
@@ -246,14 +256,16 @@ class CloudSet:
         self._sums.clear()
 
     def write(self, kind: str, chunk: int, array: np.ndarray) -> None:
-        """List a chunk and write it, after what says that the set is complete has been withdrawn.
+        """List a chunk and write it, after what says that the set is complete has been withdrawn; clouds that had been
+        discarded change nothing in their images.
 
         InUse if a RipsNet is being fitted to what would be changed.
         """
         path, data = self.path(kind, chunk), npy(array)
         if path.exists():
             self._refuse_in_use()
-        self._withdraw(kind)
+        if path.exists() or kind != "clouds":
+            self._withdraw(kind)
         sums = self._checksums(kind) or {}
         sums[path.name] = _sha256(data)
         self._sums[kind] = sums
@@ -299,13 +311,9 @@ class CloudSet:
         return sum(path.stat().st_size for path in paths)
 
     def _withdraw(self, kind: str) -> None:
-        """Remove what says that the images of a dimension are complete; and their spec, unless it stays true because
-        only images change."""
+        """Remove what says that the images of a dimension are complete."""
         dims = (0, 1) if kind == "clouds" else (int(kind[-1]),)
-        paths = [quality_file(self.folder, dim) for dim in dims]
-        if not kind.startswith("images"):
-            paths += [spec_file(self.folder, dim) for dim in dims]
-        paths = [path for path in paths if path.exists()]
+        paths = [path for path in (quality_file(self.folder, dim) for dim in dims) if path.exists()]
         if paths:
             self._refuse_in_use()
         for path in paths:

@@ -1,6 +1,7 @@
 """From a table to its jobs: the options of every arm, the names of its runs, and the commands in an order in which they
 can run."""
 
+import contextlib
 import difflib
 import itertools
 from collections.abc import Collection, Iterable, Mapping
@@ -13,6 +14,7 @@ import torch
 from distiller_zoo import distiller_dict
 
 from ..clouds.outputs import uncached
+from ..clouds.store import CloudSet
 from ..errors import UserError
 from ..files.lock import LOCK
 from ..files.paths import RESULTS, STUDENTS, TEACHERS, clouds_folder, quality_file, row_file, spec_file
@@ -31,6 +33,7 @@ from ..settings import (
 )
 from ..student.names import student_name
 from ..student.pairs import pair_settings
+from ..student.topology import load_spec
 from ..student.weights import StudentSettings, resolve
 from .catalogue import FIGURES, TABLES, Arm, Table, networks, published_for, topology
 from .jobs import Job, Work
@@ -230,11 +233,7 @@ def teacher_path(table: Table, teacher: str) -> str:
 
 def missing(jobs: Collection[Job]) -> list[str]:
     """What jobs that are not finished read of others that are, and what is not there: a line for each."""
-    lines = [
-        f"{folder}: holds images' specs or RipsNets without their clouds, which some of these jobs need; run "
-        "generate_PCD_PI.py with the same options first, or remove the folder, so that all of it is made"
-        for folder in without_clouds(jobs)
-    ]
+    lines = []
     makers = {job.folder: job for job in jobs if job.finished}
     read = dict.fromkeys(Path(word) for job in jobs if not job.finished for word in job.command)
     for path in read:
@@ -247,15 +246,16 @@ def missing(jobs: Collection[Job]) -> list[str]:
     return lines
 
 
-def without_clouds(jobs: Iterable[Job]) -> list[Path]:
-    """Finished sets without their clouds, as this project ships one and --discard_clouds leaves them, although a job
-    that is not finished makes or reads them. Made again by that job, they would withdraw the images that are there."""
-    sets = dict.fromkeys(job.clouds for job in jobs if job.clouds is not None and not job.finished)
-    return [
-        folder
-        for folder in sets
-        if any(quality_file(folder, dim).is_file() for dim in (0, 1)) and not any((folder / "clouds").glob("*.npy"))
-    ]
+def lacks_clouds(folder: Path) -> bool:
+    """Whether a set is finished but for its clouds, as this project ships one and --discard_clouds leaves them."""
+    for dim in (0, 1):
+        if not quality_file(folder, dim).is_file():
+            continue
+        with contextlib.suppress(UserError):  # which the job that reads the set tells
+            files = CloudSet.of(folder, load_spec(spec_file(folder, dim)))
+            if not all(files.path("clouds", chunk).is_file() for chunk in files.chunks):
+                return True
+    return False
 
 
 # Commands
@@ -478,6 +478,13 @@ class Planner:
             options += ["--labels", teacher, *shown]
         words, folder = [figure, *options, *self.given("visualize")], RESULTS / "figures"
         self.add(f"figure {figure} of {row}", "visualize", words, folder=folder, needs=needs, clouds=clouds)
+
+    def all(self) -> list[Job]:
+        """The jobs. Stage 2 runs again where a set lacks the clouds that a job of another stage is to read."""
+        jobs = list(self.jobs.values())
+        read = {job.clouds for job in jobs if job.clouds not in (None, job.folder) and not job.finished}
+        lacking = {folder for folder in read if folder is not None and lacks_clouds(folder)}
+        return [replace(job, done=None) if job.folder in lacking else job for job in jobs]
 
     def tables(self) -> None:
         """The tables of all finished runs, at the end."""
