@@ -57,6 +57,7 @@ from helper.student.build import build_objective, build_student, check_processes
 from helper.student.distillation import Distillation, FirstStage
 from helper.student.listing import listing
 from helper.student.names import method_name, student_name
+from helper.student.topology import Topology
 from helper.student.weights import StudentSettings, resolve
 from helper.training.interrupts import StopRequest
 from helper.training.loop import Trainer, training_run
@@ -103,7 +104,7 @@ class Student(NamedTuple):
     options: dict[str, Any]
     teacher: Network
     objective: Distillation
-    ripsnet_r2: float | None
+    topology: Topology
     sets: tuple[LabelledImages, LabelledImages]
     about: dict[str, Any]
 
@@ -156,10 +157,11 @@ def prepare(args, repetition: ResolvedRepetition, earlier: Student | None) -> St
     values = settings.loss, settings.clouds, settings.data, settings.training, settings.repetition
     options = {**plain(read(args, Teacher)), "model_s": args.model_s, **plain(*values)}
     name = repetition.name or student_name(settings)
-    student_run = Run(STUDENTS / name, options, device, repetition.resume)
     sets = earlier.sets if earlier else load_data(settings.data)
     shared = earlier.objective.cache if earlier else None
-    objective, ripsnet_r2 = build_objective(settings, args.path_t, student, teacher, sets[0], shared)
+    objective, topology = build_objective(settings, args.path_t, student, teacher, sets[0], shared)
+    inputs = {"teacher_sha256": teacher.sha256, "topology_sha256": topology.sha256}
+    student_run = Run(STUDENTS / name, options, device, repetition.resume, inputs)
     print(
         f"{student_run.name}: {summary(settings, objective.weights)}; teacher {teacher.arch} {known(teacher)}",
         flush=True,
@@ -172,7 +174,7 @@ def prepare(args, repetition: ResolvedRepetition, earlier: Student | None) -> St
             "options": settings.options,
         }
     student_run.hold()
-    return Student(settings, student_run, options, teacher, objective, ripsnet_r2, sets, about)
+    return Student(settings, student_run, options, teacher, objective, topology, sets, about)
 
 
 def training(student: Student, before: str, stop: StopRequest) -> Steps[None]:
@@ -188,7 +190,8 @@ def training(student: Student, before: str, stop: StopRequest) -> Steps[None]:
     if settings.loss.first_epochs:
         own = settings.first_training
         options = student.options | plain(own)
-        first_run = Run(student_run.folder / "first_stage", options, student_run.device, repetition.resume)
+        folder, inputs = student_run.folder / "first_stage", student_run.inputs
+        first_run = Run(folder, options, student_run.device, repetition.resume, inputs)
         stage = FirstStage(objective)
         stage.label = before + stage.label
         first = yield from training_run(Trainer(stage, loader, test_set, first_run, own, student.about), stop)
@@ -205,8 +208,7 @@ def training(student: Student, before: str, stop: StopRequest) -> Steps[None]:
             student=settings.student,
             teacher=student.teacher.arch,
             teacher_acc=student.teacher.accuracy,
-            teacher_sha256=student.teacher.sha256,
-            ripsnet_r2=student.ripsnet_r2,
+            ripsnet_r2=student.topology.r2,
             first_stage=first,
             without_effect=settings.without_effect,
         ),

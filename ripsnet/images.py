@@ -18,6 +18,7 @@ bars of length zero.
 """
 
 import dataclasses
+import hashlib
 import math
 
 import numpy as np
@@ -104,6 +105,12 @@ class ImageSpec:
             raise ValueError(f"image spec: image_range must be [min b, max b, min p, max p]; found {self.image_range}")
         if self.dim == 0 and (min_b, max_b) != (0, 0):
             raise ValueError(f"image spec: births of dimension 0 are 0; found the range [{min_b}, {max_b}]")
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of what defines the image, wherever its numbers come from."""
+        defining = self.dim, self.sigma, self.image_range, self.maximum, self.resolution, self.weight
+        return hashlib.sha256(repr(defining).encode()).hexdigest()
 
     def to_dict(self) -> dict:
         """The spec as a plain dict that JSON can hold."""

@@ -282,15 +282,31 @@ def test_pairs_teachers_schedules_and_networks_alone_have_their_own_tables(runs,
         ({"epochs": 100, "amp": "bf16"}, "amp is nothing and bf16; epochs is 240 and 100"),
         ({"alpha": 4.0, "delta": 1.0}, "alpha is 2.0 and 4.0; delta is 0.0 and 1.0"),
         ({"seed": 1, "trial": 2}, "a seed is duplicated"),
+        ({"topology_sha256": "ef56"}, "topology_sha256 is cd34 and ef56"),
     ],
 )
 def test_refuses_to_average_what_is_no_repetition(runs, tables, changes, complaint):
-    write_run(runs, seed=1)
-    write_run(runs, **{"seed": 2} | changes)
-    with pytest.raises(UserError, match=r"_KD_ab12_1.csv, .*_KD_ab12_2.csv: no repetitions of one run") as error:
+    write_run(runs, seed=1, topology_sha256="cd34")
+    write_run(runs, **{"seed": 2, "topology_sha256": "cd34"} | changes)
+    with pytest.raises(UserError, match=r"runs/.*_KD_ab12_1.csv, .*_KD_ab12_2.csv: no repetitions of one") as error:
         tables()
     assert complaint in str(error.value)
     assert not Path("tables.md").exists()
+
+
+def test_all_that_is_no_repetition_is_told_at_once(runs, tables):
+    for method in ("KD", "DKD"):
+        write_run(runs, method)
+        write_run(runs, method, seed=2, lr=0.1)
+    with pytest.raises(UserError) as error:
+        tables()
+    assert str(error.value).count("no repetitions of one run (lr is 0.05 and 0.1)") == 2
+
+
+def test_a_row_of_an_earlier_version_does_not_tell_its_ripsnet(runs, tables):
+    write_run(runs, "TopKD", seed=1, last=70.0)
+    write_run(runs, "TopKD", seed=2, last=71.0, topology_sha256="cd34")
+    assert cells(tables(), "TopKD \\*")["last"] == "70.50 ± 0.71 (2)"
 
 
 def test_place_and_machine_may_differ_and_are_counted(runs, tables):

@@ -289,6 +289,7 @@ def test_the_row_of_results_says_what_ran(prepared):
     assert expected.items() <= row.items()
     assert float(row["teacher_acc"]) == 33 and float(row["ripsnet_r2"]) == fitted["quality"]["r2"]
     assert row["teacher_sha256"] == fitted["spec"]["teacher_sha256"]
+    assert row["topology_sha256"] == checkpoint.weights_sha256(fitted["model"])
 
 
 @pytest.fixture
@@ -329,6 +330,43 @@ def test_what_was_made_for_something_else_is_refused(prepared, refusal, topology
 def test_another_teacher_in_the_same_place_is_refused(prepared, refusal):
     make_teacher(seed=1)
     assert "made for teacher_sha256" in refusal("-d", 5)
+
+
+def other_teacher():
+    make_teacher(seed=1)
+
+
+def other_ripsnet():
+    content = checkpoint.load(FITTED)
+    content["model"]["layer7.linear.weight"] += 1
+    checkpoint.save(FITTED, content)
+
+
+def other_spec():
+    path = CLOUDS / "spec_dim0.json"
+    content = json.loads(path.read_text())
+    write_json(path, content | {"maximum": 2 * content["maximum"]})
+
+
+@pytest.mark.parametrize("method, change, name", [
+    ("KD", other_teacher, "teacher (teacher_sha256"),
+    ("wasserstein", other_teacher, "teacher (teacher_sha256"),
+    ("RipsNet", other_ripsnet, "RipsNet or spec of the images (topology_sha256"),
+    ("exact", other_spec, "RipsNet or spec of the images (topology_sha256"),
+])  # fmt: skip
+def test_a_student_does_not_go_on_under_another_teacher_or_topology(prepared, refusal, method, change, name):
+    train(*METHODS[method], "--epochs", 1, "--lr_decay_epochs", "")
+    before = {path: path.read_bytes() for path in Path("save_s_models/run").iterdir() if path.is_file()}
+    change()
+    go_on = (*METHODS[method], "--name", "run", "--epochs", 2, "--lr_decay_epochs", "", "--resume")
+    line = refusal(*go_on)
+    assert f"save_s_models/run: --resume with another {name} was " in line and "put the old one back, choose" in line
+    assert {path: path.read_bytes() for path in before} == before
+    last = checkpoint.load("save_s_models/run/last.pth")
+    del last["inputs"]  # as one of an earlier version, which does not say with what it was trained
+    checkpoint.save(Path("save_s_models/run/last.pth"), last)
+    train(*go_on)
+    assert len(result()[1]) == 2
 
 
 def test_a_ripsnet_of_another_width_or_pooling_is_refused(prepared, refusal):

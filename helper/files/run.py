@@ -3,7 +3,7 @@
 Of several processes the first writes it, and the others are told what it found.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ def with_later_options(options: dict[str, Any]) -> dict[str, Any]:
     return options | {"set": [f"{name}={value}" for name, value in values.items()]}
 
 
+# Columns of a row, and what they are the SHA-256 of.
+INPUTS = {"teacher_sha256": "teacher", "topology_sha256": "RipsNet or spec of the images"}
 CONCLUDED = {"weights_source"}  # what follows from the other options, in words
 
 
@@ -46,13 +48,22 @@ class Run:
     """A training run's folder. `start` makes it, or refuses to mix two runs in one folder.
 
     options: the resolved options as plain values, as `settings.plain` makes them.
+    inputs: SHA-256 of what the run reads of earlier stages, by the columns of INPUTS; '' of what it does not read.
     may_grow: options that a resumed run may have otherwise, because whoever resumes it checks them.
     """
 
     may_grow = frozenset({"epochs", "lr_decay_epochs"})
 
-    def __init__(self, folder: Path, options: dict[str, Any], device: torch.device, resume: bool):
+    def __init__(
+        self,
+        folder: Path,
+        options: dict[str, Any],
+        device: torch.device,
+        resume: bool,
+        inputs: Mapping[str, str] | None = None,
+    ):
         self.folder, self.options, self.device, self.resume = Path(folder), options, device, resume
+        self.inputs = {**dict.fromkeys(INPUTS, ""), **(inputs or {})}
         self.name = self.folder.name
         self.commit = git_commit()
         self.devices = [device_name(device)]  # several where a run was resumed with other threads or elsewhere
@@ -90,6 +101,7 @@ class Run:
         if not self.resume:
             raise UserError(f"{self.folder}: this run exists; continue it with --resume, {self._instead()}")
         self._check_options(state["args"])
+        self._check_inputs(state.get("inputs"))
         devices = state.get("devices", [])
         if not isinstance(devices, list):
             devices = []
@@ -118,13 +130,24 @@ class Run:
                 f"{self.folder}: --resume with other options ({what}); give the old ones, {self._instead()}"
             )
 
+    def _check_inputs(self, old: Any) -> None:
+        """Refuse a checkpoint of another teacher, RipsNet or spec. One of an earlier version does not say with which it
+        was trained."""
+        for name, found in self.inputs.items():
+            before = old.get(name, found) if isinstance(old, dict) else found
+            if before != found:
+                raise UserError(
+                    f"{self.folder}: --resume with another {INPUTS[name]} ({name} was {before:.12}, now {found:.12}); "
+                    f"put the old one back, {self._instead()}"
+                )
+
     def _instead(self) -> str:
         if "trial" in self.options:
             return "choose another --trial or --name, or remove the folder"
         return "or remove the folder"
 
     def save(self, state: dict) -> None:
-        state = {**state, "args": self.options, "devices": self.devices}
+        state = {**state, "args": self.options, "inputs": self.inputs, "devices": self.devices}
         distributed.on_first(checkpoint.save, self.folder / "last.pth", state, True)
 
     def save_best(self, state: dict) -> None:
@@ -151,7 +174,7 @@ class Run:
             "command": command(),
         }
         options = {name: value for name, value in self.part_of_it.items() if name not in row}
-        write_bytes(ROWS / path.name, csv_bytes([{"run": self.name, **row, **options, **about}]))
+        write_bytes(ROWS / path.name, csv_bytes([{"run": self.name, **row, **self.inputs, **options, **about}]))
         print(
             f"{self.name}: last {row['last']:.2f} %, best {row['best']:.2f} % (epoch {row['best_epoch']}), "
             f"{row['seconds']:.0f} s; its row is {path}"
@@ -166,7 +189,6 @@ def results_row(
     schedule: str = "",
     teacher: str = "",
     teacher_acc: float | None = None,
-    teacher_sha256: str = "",
     ripsnet_r2: float | None = None,
     first_stage: Sequence[dict] = (),
     without_effect: Sequence[str] = (),
@@ -194,6 +216,5 @@ def results_row(
         "student_r2": history[-1].get("student_r2"),
         "seconds": round(sum(row["seconds"] for row in (*first_stage, *history)), 1),
         "processes": distributed.world(),
-        "teacher_sha256": teacher_sha256,
         **dict.fromkeys(without_effect),
     }

@@ -30,6 +30,7 @@ MAY_DIFFER = MEASURED | REPETITION | PLACE | {"file"}
 TOPOLOGY = {"method", "variant", "delta"}
 
 LATER_COLUMNS = ("variant", "schedule")  # rows of earlier versions have none
+LATER_INPUTS = {"topology_sha256"}  # which nothing tells of a row that has no such column
 REQUIRED = {"run", "seed", "epochs", "best", "last", *IDENTITY}
 NUMBERS = MEASURED | {"delta"}
 PUBLISHED_COLUMNS = ["dataset", "group", "method", "teacher", "student", "top1", "std", "epoch", "source", "note"]
@@ -140,7 +141,7 @@ def is_accuracy(text: str) -> bool:
 
 
 def read_run(path: Path) -> Row:
-    """The row of a finished run, with the file's name as 'file'. UserError for a foreign or damaged file."""
+    """The row of a finished run, with its path as 'file'. UserError for a foreign or damaged file."""
     rows = read_csv(path)
     missing = REQUIRED - rows[0].keys() if rows else REQUIRED
     if len(rows) == 1 and missing and missing <= set(LATER_COLUMNS):
@@ -161,7 +162,7 @@ def read_run(path: Path) -> Row:
         bad.append("epochs")
     if bad:
         raise UserError(f"{path}: {bad[0]} is '{row[bad[0]]}', expected a number; copy the file again or remove it")
-    return row | {"file": path.name}
+    return row | {"file": str(path)}
 
 
 def read_runs(folder: Path) -> list[Row]:
@@ -196,24 +197,28 @@ def repetitions(rows: Iterable[Row]) -> list[Runs]:
     seed."""
     in_order = sorted(rows, key=lambda row: row["file"])
     groups = grouped(in_order, lambda row: tuple(row[column] for column in IDENTITY))
-    return [check_repetitions(Runs(same)) for _, same in sorted(groups.items())]
+    found = [Runs(same) for _, same in sorted(groups.items())]
+    wrong = []
+    for runs in found:
+        if what := conflict(runs.rows):
+            files = ", ".join(row["file"] for row in runs.rows)
+            wrong.append(f"{files}: no repetitions of one run ({what})")
+    if wrong:
+        raise UserError(f"{'; '.join(wrong)}; move those that do not belong out of the folder")
+    return found
 
 
-def check_repetitions(runs: Runs) -> Runs:
-    rows = runs.rows
+def conflict(rows: Sequence[Row]) -> str:
+    """Why rows are no repetitions of one run, '' where they are."""
     differing = []
     for name in sorted(set().union(*rows) - MAY_DIFFER):
-        values = dict.fromkeys((row.get(name) or "nothing")[:40] for row in rows)
+        told = [row for row in rows if name in row or name not in LATER_INPUTS]
+        values = dict.fromkeys((row.get(name) or "nothing")[:40] for row in told)
         if len(values) > 1:
             differing.append(f"{name} is {' and '.join(values)}")
-    if differing:
-        what = "; ".join(differing)
-    elif len({row["seed"] for row in rows}) < len(rows):
-        what = "a seed is duplicated"
-    else:
-        return runs
-    files = ", ".join(row["file"] for row in rows)
-    raise UserError(f"{files}: no repetitions of one run ({what}); move those that do not belong out of the folder")
+    if not differing and len({row["seed"] for row in rows}) < len(rows):
+        differing.append("a seed is duplicated")
+    return "; ".join(differing)
 
 
 # Statistics

@@ -19,7 +19,7 @@ from ..networks import Network, check_map, replaced_student
 from ..training.seeding import seed_everything
 from .distillation import Distillation
 from .probe import Probe, probe_batches
-from .topology import build_topology
+from .topology import Topology, build_topology
 from .weights import StudentSettings
 
 
@@ -62,8 +62,8 @@ def build_objective(
     teacher: Network,
     train_set: LabelledImages,
     shared: CachedTeacher | None = None,
-) -> tuple[Distillation, float | None]:
-    """The objective that the settings ask for, on the device; and the R^2 of its RipsNets.
+) -> tuple[Distillation, Topology]:
+    """The objective that the settings ask for, on the device; and its topology term.
 
     path_t: the teacher's checkpoint, by which clouds and RipsNets are found. student: taken over; objective.student is
     another network if the method replaces a part. shared: of another student of this teacher and these images, whose
@@ -88,19 +88,19 @@ def build_objective(
         loss,
         amp=settings.training.amp,
         other=other,
-        topology=topology.module if topology else None,
+        topology=topology.module,
         layer_t=clouds.tda_layer_t,
-        cloud_size=clouds.points if topology else None,
+        cloud_size=clouds.points if topology.module else None,
         widths=widths,
         epochs=settings.training.epochs,
         strong_view=partial(train_set.strong_view, settings.repetition.seed),
         cache=cache,
         method=settings.method,
     )
-    points = clouds.points if topology else 1  # the gradients need one batch
+    points = clouds.points if topology.module else 1  # the gradients need one batch
     batches = probe_batches(train_set, settings.training.batch_size, points)
-    objective.probe = Probe(batches, topology.specs if topology else (), train_set.normalize)
-    return objective.to(settings.data.device), topology.r2 if topology else None
+    objective.probe = Probe(batches, topology.specs, train_set.normalize)
+    return objective.to(settings.data.device), topology
 
 
 def build_loss(

@@ -23,12 +23,14 @@ SAME_CLOUDS = (
 
 
 class Topology(NamedTuple):
-    """module: called with the clouds (N, n, d) of student and teacher. specs: the teacher's image specs, empty where
-    the module has none. r2: validation R^2 of the RipsNets."""
+    """module: called with the clouds (N, n, d) of student and teacher; None where there is no term. specs: the
+    teacher's image specs, empty where the module has none. r2: validation R^2 of the RipsNets. sha256: of the weights
+    of the RipsNets, or of the exact images; several are joined by '+', and of what reads no file it is empty."""
 
-    module: nn.Module
+    module: nn.Module | None = None
     specs: Sequence[ImageSpec] = ()
     r2: float | None = None
+    sha256: str = ""
 
 
 def check_spec(spec: ImageSpec, path: Path, expected: Mapping[str, Any]) -> None:
@@ -97,14 +99,11 @@ def ripsnet_files(choice: RipsNetChoice, clouds: Clouds, folder: Path, given: Se
     return paths
 
 
-def build_topology(settings: StudentSettings, path_t: str | Path, teacher: Network, width: int) -> Topology | None:
-    """The topology term that the settings ask for, on the device; None where there is none.
-
-    width: of the teacher's clouds.
-    """
+def build_topology(settings: StudentSettings, path_t: str | Path, teacher: Network, width: int) -> Topology:
+    """The topology term that the settings ask for, on the device. width: of the teacher's clouds."""
     folder, kind = clouds_folder(path_t, settings.clouds), settings.loss.topology
     if kind is None:
-        return None
+        return Topology()
     if kind == "wasserstein":
         return Topology(WassersteinTopology())
     if kind == "exact":
@@ -113,7 +112,7 @@ def build_topology(settings: StudentSettings, path_t: str | Path, teacher: Netwo
             path = spec_file(folder, dim)
             specs.append(load_spec(path))
             check_spec(specs[-1], path, settings.clouds.expected(teacher.sha256, width, dim))
-        return Topology(ExactTopology(specs), specs)
+        return Topology(ExactTopology(specs), specs, sha256="+".join(spec.sha256 for spec in specs))
     return _through_ripsnet(settings, folder, teacher, width)
 
 
@@ -143,4 +142,9 @@ def _through_ripsnet(settings: StudentSettings, folder: Path, teacher: Network, 
         quality = checkpoint.check_fields(content.get("quality"), {"r2": (int, float)}, path, "a RipsNet of stage 3")
         r2.append(quality["r2"])
     complete = len(specs) == len(networks)
-    return Topology(RipsNetTopology(networks), specs if complete else (), sum(r2) / len(r2) if r2 else None)
+    return Topology(
+        RipsNetTopology(networks),
+        specs if complete else (),
+        sum(r2) / len(r2) if r2 else None,
+        "+".join(checkpoint.weights_sha256(network.state_dict()) for network in networks),
+    )
