@@ -41,7 +41,7 @@ from helper.data import image_files, load_data, num_classes, train_loader
 from helper.errors import UserError
 from helper.files.paths import STUDENTS
 from helper.files.run import Run, results_row
-from helper.networks import Network, check_image_size, load_network
+from helper.networks import Network, check_contract, check_image_size, load_network
 from helper.settings import (
     WHOLE,
     Clouds,
@@ -150,6 +150,7 @@ def prepare(args, repetition: ResolvedRepetition, earlier: Student | None) -> St
     classes, device = num_classes(args.dataset), args.device
     check_image_size(args.model_s, args.dataset, "--model_s")
     student = build_student(args.model_s, classes, repetition.seed, device)  # first: the same for every method
+    check_contract(student, args.model_s, args.dataset)
     teacher = load_network(args.path_t, args.model_t, "--model_t", device, args.dataset)
     settings = resolve(loss, clouds, data, training, repetition, teacher.arch, args.model_s)
     check_processes(settings)

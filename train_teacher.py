@@ -20,7 +20,7 @@ from helper.cli.types import model, model_help
 from helper.data import load_data, train_loader
 from helper.files.paths import TEACHERS
 from helper.files.run import Run, results_row
-from helper.networks import check_image_size
+from helper.networks import check_contract, check_image_size
 from helper.settings import Data, Repetition, Training, plain
 from helper.student.build import build_student
 from helper.student.names import schedule, teacher_name, variant
@@ -47,6 +47,7 @@ def main(args) -> None:
     teacher_run = Run(TEACHERS / name, options, data.device, repetition.resume)
 
     network = build_student(args.model, info.num_classes, repetition.seed, data.device)
+    check_contract(network, args.model, args.dataset)
     train_set, test_set = load_data(data)
     loader = train_loader(train_set, training.batch_size, repetition.seed)
     about = {"arch": args.model, "num_classes": info.num_classes, "dataset": data.dataset}

@@ -30,6 +30,8 @@ class FSP(nn.Module):
             raise ValueError(f"pool: found {pool!r}, expected avg or max")
         self.pool = POOLS[pool]
         widths = [[shape[0] for shape in shapes[:-1]] for shapes in (pair.shapes_s, pair.shapes_t)]
+        if len(widths[0]) < 2:
+            raise ValueError("relates features between the stem and the pooled vector, of which the student has none")
         if widths[0] != widths[1]:
             raise ValueError(f"needs equal widths, found {widths[0]} for the student and {widths[1]} for the teacher")
 

@@ -57,12 +57,14 @@ class KDSVD(nn.Module):
     Published implementations take other vectors, and differ in which, so that the weight of 1 is assumed here.
 
     With relations V W^T of few factors, the student's minus the teacher's is [V_s - V_t, V_t] [W_s, W_s - W_t]^T, whose
-    squared norm needs no matrix of pixels by pixels. ValueError where one network has more stages.
+    squared norm needs no matrix of pixels by pixels. ValueError where one network has more stages, and below two.
     """
 
     def __init__(self, pair: Pair):
         super().__init__()
-        stage_shapes(pair)  # refuses what forward could not pair up
+        stages = stage_shapes(pair)
+        if len(stages) < 2:
+            raise ValueError(f"relates consecutive stages, found {len(stages)}")
 
     def forward(self, student: Output, teacher: Output, batch: Batch) -> Tensor:
         maps = [to_smaller(s, t) for s, t in zip(student.features[1:-1], teacher.features[1:-1], strict=True)]

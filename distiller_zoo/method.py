@@ -160,7 +160,15 @@ class Method:
         return keyword_only(self.loss) | keyword_only(self.student)
 
     def make_loss(self, pair: Pair, options: Mapping) -> nn.Module:
-        """L_other with those of the options that are its own."""
+        """L_other with those of the options that are its own. ValueError for a network that lacks the features which
+        it reads, and from the loss itself."""
+        shapes = {"student": pair.shapes_s, "teacher": pair.shapes_t} if self.features else {}
+        for whose, of_network in shapes.items():
+            if not self.read(len(of_network)):
+                raise ValueError(
+                    f"reads features between the stem and the pooled vector, but the {whose} has none among its "
+                    f"{len(of_network)}"
+                )
         return self.loss(pair, **{name: options[name] for name in keyword_only(self.loss)})
 
     def make_student(self, network: nn.Module, pair: Pair, options: Mapping) -> nn.Module:
@@ -205,11 +213,16 @@ class Method:
         rates = [rate for beginning, rate in self.first_lr.items() if student.startswith(beginning)]
         return rates[0] if rates else lr
 
+    def read(self, count: int) -> Sequence[int]:
+        """Which of so many features the method reads; none where it asks for one that a network does not have."""
+        if isinstance(self.features, slice):
+            return range(count)[self.features]
+        exist = all(-count <= index < count for index in self.features)
+        return [range(count)[index] for index in self.features] if exist else []
+
     def select(self, features: Sequence[Tensor]) -> list[Tensor]:
         """The features that the method reads, in float32; None in place of all others."""
-        count = len(features)
-        read = self.features
-        wanted = range(count)[read] if isinstance(read, slice) else [range(count)[index] for index in read]
+        wanted = self.read(len(features))
         return [feature.float() if i in wanted else ABSENT for i, feature in enumerate(features)]
 
 

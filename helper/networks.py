@@ -138,6 +138,19 @@ def check_image_size(arch: str, dataset: str, where: str) -> None:
     )
 
 
+def check_contract(model: nn.Module, arch: str, dataset: str) -> None:
+    """UserError for a network that is not called, or does not answer, as models/__init__.py says. It does not train."""
+    info = dataset_dict[dataset]
+    expected = "model(x, is_feat=True, preact=False) -> (features, logits), the last feature (B, C)"
+    try:
+        shapes = feature_shapes(model, info.image_size)
+    except Exception as error:  # of a network that is the user's own, which may raise anything
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"model {arch}: {type(error).__name__} ({reason}), expected {expected}") from None
+    if not shapes or len(shapes[-1]) != 1:
+        raise UserError(f"model {arch}: found features of the shapes {shapes} for one image, expected {expected}")
+
+
 def check_hub_file(path: Path) -> None:
     """UserError for a file with a name of torchvision's that is missing, or is another than its name says."""
     named = HUB_NAME.fullmatch(path.name)

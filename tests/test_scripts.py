@@ -277,6 +277,21 @@ def test_a_model_and_a_data_set_from_outside_pass_through_all_stages(monkeypatch
     assert re.search(r"test images of stripes.*\n.* mynet\ntop-1 accuracy, % +100.00\n", capsys.readouterr().out, re.S)
 
 
+@pytest.mark.parametrize("answer, what", [
+    (lambda features, logits: logits, "expected model(x, is_feat=True, preact=False) -> (features, logits), the last"),
+    (lambda features, logits: (features[:1], logits), "found features of the shapes [(8, 7, 7)] for one image"),
+])  # fmt: skip
+def test_a_model_that_does_not_answer_as_it_should_does_not_train(monkeypatch, capsys, answer, what):
+    class Wrong(MyNet):
+        def forward(self, x, is_feat=False, preact=False):
+            found = super().forward(x, is_feat)
+            return answer(*found) if is_feat else found
+
+    monkeypatch.setitem(model_dict, "wrong", Wrong)
+    line = refused(monkeypatch, capsys, train_teacher, "--model", "wrong", "--dataset", "noise", *NO_CUDA)
+    assert "model wrong: " in line and what in line and not Path("save_t_models/wrong_noise_trial1").exists()
+
+
 def test_the_readme_s_own_model_method_and_data_set_work_when_pasted(monkeypatch, tmp_path):
     """Each block is run at the end of the file that README names for it."""
     section = (ROOT / "README.md").read_text().split("## Your own model, method, data set")[1].split("\n## ")[0]

@@ -113,7 +113,7 @@ def make_case(key, pair=None, count=4, fill=(None, None), dtype=torch.float64, *
     method = distiller_dict[key]
     pair = pair or make_pair(dtype=dtype, **PAIRS.get(key, {}))
     torch.manual_seed(1)
-    loss = method.loss(pair, **OPTIONS.get(key, {}) | options).to(dtype)
+    loss = method.make_loss(pair, method.options | OPTIONS.get(key, {}) | options).to(dtype)
     for module in loss.modules():
         if isinstance(module, nn.BatchNorm2d):  # not the identity
             nn.init.uniform_(module.weight, 0.5, 1.5)

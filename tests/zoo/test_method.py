@@ -83,6 +83,13 @@ def test_loss_and_deployed_student_are_given_their_own_options():
     assert Method("Own", "", Recorded).make_student(network, "pair", options) is network
 
 
+@pytest.mark.parametrize("features, read", [
+    ((), []), ((-1,), [3]), ((0, -2), [0, 2]), ((-5,), []), ((4,), []), (slice(1, -1), [1, 2]), (slice(4, None), []),
+])  # fmt: skip
+def test_the_features_that_are_read_are_those_that_a_network_has(features, read):
+    assert list(Method("Own", "", Loss, features=features).read(4)) == read
+
+
 @pytest.mark.parametrize(
     "epochs, expected",
     [

@@ -47,6 +47,9 @@ PUBLISHED = {
 }
 DEFAULTS = Method("", "")
 SCHEDULE = ("preact_s", "preact_t", "last_map", "warmup", "first_epochs", "first_only", "first_lr")
+NO_STAGE = {"shapes_s": shapes((3,), (8,)), "shapes_t": shapes((3,), (8,)), "map_s": (3, 8, 8), "map_t": (3, 8, 8)}
+ONE_STAGE = shapes((3, 4), (8, 8))
+READ_STAGES = ("ab", "at", "kdsvd", "nst", "ofd", "semckd", "vid")
 SAME_STAGES = ("ab", "at", "kdsvd", "nst", "ofd", "reviewkd", "vid")
 
 
@@ -335,6 +338,10 @@ def test_a_loss_without_layers_of_its_own_vanishes_for_equal_networks(key, optio
     "key, changes, options, message",
     [
         *((key, {"shapes_t": LONGER}, {}, "found 3 for the student and 4 for the teacher") for key in SAME_STAGES),
+        *((key, NO_STAGE, {}, "reads features between .*, but the student has none") for key in READ_STAGES),
+        ("at", {"shapes_t": NO_STAGE["shapes_t"]}, {}, "but the teacher has none among its 2"),
+        ("fsp", NO_STAGE, {}, "relates features between the stem and the pooled vector, of which the student has none"),
+        ("kdsvd", {"shapes_s": ONE_STAGE, "shapes_t": ONE_STAGE}, {}, "relates consecutive stages, found 1"),
         ("ab", {"shapes_t": shapes((3, 4, 5, 6), (8, 8, 4, 3))}, {}, "no regressor from 4 x 4 to 3 x 3 pixels"),
         ("at", {}, {"p": 0.5}, "p: found 0.5, expected at least 1"),
         ("catkd", {}, {"form": "whole"}, "form: found 'whole', expected normalised or raw"),
