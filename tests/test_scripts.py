@@ -292,6 +292,18 @@ def test_a_model_that_does_not_answer_as_it_should_does_not_train(monkeypatch, c
     assert "model wrong: " in line and what in line and not Path("save_t_models/wrong_noise_trial1").exists()
 
 
+def test_a_name_with_a_slash_does_not_become_a_folder_in_a_folder(monkeypatch, capsys):
+    monkeypatch.setitem(model_dict, "my/net", MyNet)
+    options = ("--dataset", "noise", *NO_CUDA, "--epochs", 1)
+    line = refused(monkeypatch, capsys, train_teacher, "--model", "my/net", *options)
+    assert "--name: found none, and my/net_noise_" in line and "give one without slashes" in line
+    monkeypatch.setitem(distiller_dict, "mine", Method("My/loss", "citation", MyLoss, features=(-1,), trainable=True))
+    student = (*ENOUGH[train_student], *NO_CUDA, "--distill", "mine", "--epochs", 1)
+    assert "--name: found none, and " in refused(monkeypatch, capsys, train_student, *student)
+    call(train_student, *student, "--name", "run")
+    assert Path("results/runs/run.csv").is_file()
+
+
 def test_the_readme_s_own_model_method_and_data_set_work_when_pasted(monkeypatch, tmp_path):
     """Each block is run at the end of the file that README names for it."""
     section = (ROOT / "README.md").read_text().split("## Your own model, method, data set")[1].split("\n## ")[0]

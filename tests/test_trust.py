@@ -31,6 +31,7 @@ import train_student
 import train_teacher
 import visualize
 from helper.cli.parser import run
+from helper.errors import UserError
 from helper.files import checkpoint, lock
 from helper.networks import load_network
 from helper.training import objective
@@ -693,6 +694,34 @@ def test_a_file_that_holds_no_run_is_refused(noisy, monkeypatch, capsys, script,
         Path("x.json").write_bytes(content.encode("latin-1"))
     line = refused(monkeypatch, capsys, script, "--config", "x.json")
     assert "--config: x.json " in line and message in line
+
+
+def config_of(command):
+    Path("args.json").write_text(json.dumps({"command": f"python train_student.py {command}"}))
+    parser = train_student.get_args_parser()
+    parser.prog = "train_student.py"
+    return parser
+
+
+@pytest.mark.parametrize("command, given, expected", [
+    ("--name small_trial1", "--trial 2", "--name small_trial2 --trial 2"),
+    ("--name=small_trial3 --trial 3", "--trial=4", "--name small_trial4 --trial=4"),
+    ("--name small_trial1", "--trial 1", "--name small_trial1 --trial 1"),
+    ("--name small_trial1", "-d 5", "--name small_trial1 -d 5"),
+    ("--name small_trial1", "--trial 2 --name other", "--trial 2 --name other"),
+    ("--model_s resnet8", "--trial 1 2", "--model_s resnet8 --trial 1 2"),
+])  # fmt: skip
+def test_config_of_a_named_run_gives_another_trial_another_name(tmp_path, monkeypatch, command, given, expected):
+    monkeypatch.chdir(tmp_path)
+    found = config_of(command).written_out(["--config", "args.json", *given.split()])
+    assert " ".join(found) == expected
+
+
+@pytest.mark.parametrize("command, given", [("--name mine", "--trial 2"), ("--name small_trial1", "--trial 2 3")])
+def test_config_of_a_name_without_its_trial_wants_another_name(tmp_path, monkeypatch, command, given):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="the run of args.json was given the name .*; give one trial and another --na"):
+        config_of(command).written_out(["--config", "args.json", *given.split()])
 
 
 def test_config_needs_a_file(monkeypatch, capsys):

@@ -21,6 +21,7 @@ from ..settings import Clouds, Number, Training, declared
 from . import types
 
 Section = TypeVar("Section")
+Groups = list[tuple[str, list[str]]]  # the name of an option, and the option as it is written with its values
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -94,7 +95,7 @@ class Parser(argparse.ArgumentParser):
             return list(argv)
         groups = self._groups(argv)
         given = [text for option, texts in groups if option != "config" for text in texts]
-        replaced = {option for option, _ in groups}
+        replaced = {option: _values(texts) for option, texts in groups}
         for option, texts in groups:
             if option != "config":
                 continue
@@ -102,12 +103,14 @@ class Parser(argparse.ArgumentParser):
             if not path:
                 return list(argv)  # which the parser refuses
             earlier = self._groups(self._configured(Path(path)))
+            if "trial" in replaced and "name" not in replaced:
+                earlier = _of_trial(replaced["trial"], earlier, path)
             given = [text for option, texts in earlier if option not in replaced for text in texts] + given
         return given
 
-    def _groups(self, argv: Sequence[str]) -> list[tuple[str, list[str]]]:
-        """A command line as (name of the option, the option as it is written and its values), in its order."""
-        groups: list[tuple[str, list[str]]] = []
+    def _groups(self, argv: Sequence[str]) -> Groups:
+        """A command line by its options, in its order."""
+        groups: Groups = []
         for text in argv:
             action = self._option_string_actions.get(text.split("=")[0])
             if action is None and not text.startswith("--"):
@@ -134,6 +137,30 @@ class Parser(argparse.ArgumentParser):
                 f"--config: {path} is of {' '.join(command[1:2]) or 'nothing'}, expected one of {self.prog}"
             )
         return command[2:]
+
+
+def _values(texts: Sequence[str]) -> list[str]:
+    """The values of an option as it is written: --name run, --name=run."""
+    return [*texts[0].split("=", 1)[1:], *texts[1:]]
+
+
+def _of_trial(trial: list[str], earlier: Groups, path: str) -> Groups:
+    """The options of an earlier run for another of its trials, whose number replaces that in the run's own name.
+
+    path: where the options are from. UserError for a name that does not end with its trial.
+    """
+    values = {option: _values(texts) for option, texts in earlier}
+    name, old = " ".join(values.get("name", [])), values.get("trial", ["1"])
+    if not name or old == trial:
+        return earlier
+    end = f"_trial{' '.join(old)}"
+    if not name.endswith(end) or len(trial) != 1:
+        raise UserError(
+            f"--trial: found {' '.join(trial)}, but the run of {path} was given the name {name}; give one trial and "
+            "another --name"
+        )
+    renamed = ("name", ["--name", f"{name.removesuffix(end)}_trial{trial[0]}"])
+    return [renamed if option == "name" else (option, texts) for option, texts in earlier]
 
 
 def _argument(entry: Any, default: Any, is_changed: bool) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UserError
 from ..settings import Clouds, Data, Loss, Repetition, ResolvedTraining, Training, short_names
 
 if TYPE_CHECKING:
@@ -92,7 +93,17 @@ def teacher_name(
     teacher's folder; a sweep over them needs --name."""
     own = replace(published(training, model, recipe), batch_size=Training.of(recipe).batch_size)
     parts = [model, data.dataset, *_departures(training, own, without=("epochs", "lr_decay_epochs", "amp"))]
-    return "_".join([*parts, *_repetition(repetition)])
+    return _of_folder([*parts, *_repetition(repetition)])
+
+
+def _of_folder(parts: Sequence[str]) -> str:
+    name = "_".join(parts)
+    if "/" in name:
+        raise UserError(
+            f"--name: found none, and {name}, made of the names of model, method, data set and options, is not that of "
+            "a folder; give one without slashes"
+        )
+    return name
 
 
 def method_name(settings: "StudentSettings") -> str:
@@ -121,4 +132,4 @@ def student_name(settings: "StudentSettings", schedule_text: str | None = None) 
     if schedule_text is None:
         schedule_text = settings.schedule
     parts = [f"{settings.teacher}-{settings.student}", settings.data.dataset, method_name(settings)]
-    return "_".join([*parts, *settings.variant.split(), *schedule_text.split(), *_repetition(settings.repetition)])
+    return _of_folder([*parts, *settings.variant.split(), *schedule_text.split(), *_repetition(settings.repetition)])
