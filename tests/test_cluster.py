@@ -285,7 +285,7 @@ def test_a_signal_stops_all_jobs_and_each_saves_its_state(cluster, second_node, 
     printed = process.communicate(timeout=300)[0]
     assert process.returncode == 130, printed
     assert [path.read_text() for path in Path().glob("state_*")] == ["saved", "saved"]
-    assert "stopped with 1 of 3 jobs not yet started; " in printed.splitlines()[-1]
+    assert "stopped with 3 of 3 jobs not yet finished; " in printed.splitlines()[-1]
 
 
 @pytest.mark.slow

@@ -283,7 +283,7 @@ def test_gpus_on_a_machine_without_one(monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("at_once", [1, 2])
-def test_a_signal_reaches_every_run_once_and_the_line_says_how_to_go_on(number, at_once):
+def test_a_signal_reaches_every_run_once_and_the_line_says_how_to_go_on(number, at_once, capfd):
     path = script(
         "train.py",
         "import os, pathlib, sys, time\n"
@@ -303,9 +303,9 @@ def test_a_signal_reaches_every_run_once_and_the_line_says_how_to_go_on(number, 
     before = signal.signal(number, signal.default_int_handler)  # it may be ignored where the tests run
     try:
         threading.Thread(target=send).start()
-        line = f"stopped with {3 - at_once} of 3 jobs not yet started; .*same command goes on"
-        with pytest.raises(Interrupted, match=line):
+        with pytest.raises(Interrupted, match="stopped with 3 of 3 jobs not yet finished; .*same command goes on"):
             Runner(at_once).run(found)
+        assert "[0 of 3 done, 0 running, 0 failed, 3 to come]" in capfd.readouterr().out
         assert signal.getsignal(number) is signal.default_int_handler
     finally:
         signal.signal(number, before)
@@ -329,7 +329,7 @@ def test_where_no_signal_can_be_sent_the_runs_are_waited_for():
             self.running[job.name] = NoSignals()
 
     runner = StoppedRunner(1)
-    with pytest.raises(Interrupted, match="stopped with 1 of 2 jobs not yet started"):
+    with pytest.raises(Interrupted, match="stopped with 1 of 2 jobs not yet finished"):
         runner.run(chain("a", "b"))
     assert runner.started == ["a.py"]
 
@@ -394,15 +394,17 @@ def test_a_run_that_a_killed_call_has_left_is_waited_for(finishes, capfd):
     assert starts == ([[]] if finishes else [[], ["--resume"]]) and job.finished
 
 
-def test_a_job_that_meets_another_in_its_folder_runs_when_that_has_ended():
+def test_a_job_that_meets_another_in_its_folder_is_tried_again_later(monkeypatch):
     """Its own lock comes later than the look of the runner, or belongs to another folder: it says so by its status."""
     path = script(
         "late.py",
         f"import pathlib, sys\nif not pathlib.Path('tried').exists():\n    pathlib.Path('tried').touch()\n"
         f"    sys.exit({local.POSTPONED})\npathlib.Path('done').touch()\n",
     )
+    monkeypatch.setattr(local, "RETRY_AFTER", 3.0)
+    began = time.monotonic()
     Runner(1).run([Job("it", (path,), Path("folder"), Path("done"))])
-    assert Path("done").exists()
+    assert Path("done").exists() and time.monotonic() - began > 3
 
 
 def test_a_job_of_several_processes_that_meets_another_is_no_failure(monkeypatch):

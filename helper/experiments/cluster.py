@@ -250,7 +250,10 @@ class RayRunner(Runner):
         if outcome.status is None:
             tally.omit(name)
             return
-        tally.end(name, outcome.status, outcome.seconds)
+        if outcome.status and stopped:
+            tally.cut_off(name)
+        else:
+            tally.end(name, outcome.status, outcome.seconds)
         if outcome.status and not stopped:
             self.say(tally.failure(name, outcome.lines))
         self.say(tally.line(busy(self.ray, self.needed)))

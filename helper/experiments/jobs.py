@@ -140,6 +140,10 @@ class Tally:
         if seconds is not None:
             self.seconds[name] = seconds
 
+    def cut_off(self, name: str) -> None:
+        """A job was stopped: it is to come again."""
+        self.since.pop(name, None)
+
     def means(self) -> dict[Work | str, float]:
         """Mean seconds of the jobs that ended well, by their work and by their script."""
         groups: dict[Work | str, list[float]] = {}
@@ -187,8 +191,7 @@ class Tally:
         """
         again = "what was finished is kept, and the same command goes on from there"
         if stopped:
-            waiting = [job for job in self.left if job.name not in self.since]
-            raise Interrupted(f"stopped with {len(waiting)} of {len(self.jobs)} jobs not yet started; {again}")
+            raise Interrupted(f"stopped with {len(self.left)} of {len(self.jobs)} jobs not yet finished; {again}")
         if self.failed:
             names = ", ".join(list(self.failed)[:3]) + (", ..." if len(self.failed) > 3 else "")
             raise RunStopped(

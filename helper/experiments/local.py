@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ from .jobs import LAST_LINES, Job, Tally, before
 
 STOP = "stop"  # an event
 LOOK_EVERY = 1.0  # seconds between looks at folders in use, and at whether somebody reads
+RETRY_AFTER = 30.0  # seconds until a job is tried again that met another one
 POSTPONED = 75  # what a job ends with that found its folder in use: EX_TEMPFAIL of sysexits.h
 
 
@@ -37,6 +39,7 @@ class Runner:
         self.gpus_of: dict[str, list[str]] = {}
         self.events: queue.SimpleQueue = queue.SimpleQueue()  # (name, exit code, last lines), or STOP
         self.waiting_for: dict[str, str] = {}
+        self.not_before: dict[str, float] = {}  # when a job that met another may be tried again
         self.reader_is_gone = False
 
     def say(self, text: str) -> None:
@@ -96,6 +99,9 @@ class Runner:
             self.waiting_for[job.name] = who
         return who is not None
 
+    def waits(self, job: Job) -> bool:
+        return time.monotonic() < self.not_before.get(job.name, 0.0) or self.in_use(job)
+
     def run(self, jobs: Sequence[Job]) -> None:
         """Run the unfinished jobs, the first that is ready first. What needs a job that failed is left out, the rest
         goes on; after a signal no further one starts.
@@ -114,7 +120,7 @@ class Runner:
             while len(self.running) < self.at_once:
                 ready.extend(tally.jobs[name] for name in sorter.get_ready())
                 ready.sort(key=lambda job: place[job.name])
-                job = next((job for job in ready if not tally.can_run(job) or not self.in_use(job)), None)
+                job = next((job for job in ready if not tally.can_run(job) or not self.waits(job)), None)
                 if job is None:
                     return
                 ready.remove(job)
@@ -153,12 +159,16 @@ class Runner:
                 job = tally.jobs[name]
                 postponed = status == POSTPONED or (status and job.processes > 1 and job.in_use())  # torchrun says 1
                 if postponed and not stopped:
-                    tally.since.pop(name)
+                    tally.cut_off(name)
                     ready.append(job)
-                    self.in_use(job)
+                    if not self.in_use(job):  # what it met cannot be seen from here
+                        self.not_before[name] = time.monotonic() + RETRY_AFTER
                     continue
-                tally.end(name, status)
-                sorter.done(name)
+                if status and stopped:
+                    tally.cut_off(name)
+                else:
+                    tally.end(name, status)
+                    sorter.done(name)
                 if status and not stopped:
                     self.say(tally.failure(name, lines))
                 self.say(tally.line())
