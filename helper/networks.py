@@ -71,6 +71,8 @@ def load_network(
     content = load(path)
     state_dict = state_dict_of(content, path)
     found, trained_on = (_text(content, name, path) for name in ("arch", "dataset"))
+    if "layer7.linear.weight" in state_dict and arch is None:
+        raise UserError(f"{path}: holds a RipsNet, expected a network that classifies images")
     if found is None and arch is None:
         raise UserError(f"{path}: the file does not name its architecture; give it with {option}")
     try:

@@ -275,7 +275,8 @@ class Clouds:
     )
     tda_layer_t: int = setting(
         -1,
-        "the teacher's layer: -1, -2, ... count back from the pooled vector, 0 is the logits",
+        "the teacher's layer: -1, -2, ... count back from the pooled vector, 0 is the logits; a map is averaged over "
+        "its pixels, so that -2 is the pooled vector again where that is the last map's mean",
         LAYER,
         CODE,
         short="layer",

@@ -369,6 +369,24 @@ def test_a_student_does_not_go_on_under_another_teacher_or_topology(prepared, re
     assert len(result()[1]) == 2
 
 
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_run_whose_best_weights_are_gone_does_not_go_on(prepared, refusal, epochs):
+    train("--lr_decay_epochs", "")
+    best = Path("save_s_models/run/best.pth")
+    kept = best.rename("kept.pth")
+    go_on = ("--name", "run", "--epochs", epochs, "--lr_decay_epochs", "", "--resume")
+    assert f"{best}: missing, though its run has ended 1 epochs; put it back, choose another" in refusal(*go_on)
+    kept.rename(best)
+    train(*go_on)
+
+
+def test_a_folder_in_place_of_a_ripsnet_and_a_ripsnet_in_place_of_a_teacher_are_told(prepared, refusal):
+    line = refusal("-d", 5, "--ripsnet", FITTED.parent)
+    assert f"--ripsnet: {FITTED.parent} is a folder, expected the file of a RipsNet in it, as best.pth" in line
+    line = refusal("--path_t", FITTED)
+    assert f"{FITTED}: holds a RipsNet, expected a network that classifies images" in line
+
+
 def test_a_ripsnet_of_another_width_or_pooling_is_refused(prepared, refusal):
     checkpoint.save(Path("narrow.pth"), {"model": RipsNet(32).state_dict()})
     line = refusal("-d", 5, "--ripsnet", "narrow.pth")

@@ -153,6 +153,16 @@ class Run:
     def save_best(self, state: dict) -> None:
         distributed.on_first(checkpoint.save, self.best, state)
 
+    def check_best(self, epochs: int) -> None:
+        """UserError where the best weights of the epochs that are done are gone: a better epoch may never come."""
+        distributed.on_first(self._check_best, epochs)
+
+    def _check_best(self, epochs: int) -> None:
+        if epochs and not self.best.is_file():
+            raise UserError(
+                f"{self.best}: missing, though its run has ended {epochs} epochs; put it back, {self._instead()}"
+            )
+
     def write_log(self, history: Sequence[dict]) -> None:
         """The whole log, from the rows that the checkpoint holds: after a kill the two cannot disagree."""
         distributed.on_first(write_bytes, self.folder / "log.csv", csv_bytes(history))

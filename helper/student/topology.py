@@ -91,6 +91,8 @@ def ripsnet_files(choice: RipsNetChoice, clouds: Clouds, folder: Path, given: Se
     if not paths:
         paths = [folder / choice.folder_name(dim) / "best.pth" for dim in clouds.dims]
     for path in paths:
+        if given and os.path.isdir(path):
+            raise UserError(f"--ripsnet: {path} is a folder, expected the file of a RipsNet in it, as best.pth")
         if not os.path.isfile(path):
             raise UserError(
                 f"{path}: no RipsNet there; fit it with train_ripsnet.py --operator {choice.operator} (same --path_t, "

@@ -141,6 +141,7 @@ class Trainer:
             math.fsum(row["test_acc"] for row in self.history)  # numbers, which the next epoch's is compared with
         except checkpoint.MISFITS as error:
             raise checkpoint.misfit(self.run.folder, error) from None
+        self.run.check_best(len(self.history))
         self.run.was_complete = self.progress.epoch > self.training.epochs
         self.run.write_log(self.history)
         print(f"{self.run.name}: {len(self.history)} of {self.training.epochs} epochs are done", flush=True)
