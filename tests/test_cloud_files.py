@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -195,6 +196,17 @@ def test_data_on_a_device_keeps_no_file_open(clouds):
     files, before = CloudSet.of(clouds, load_spec(clouds / "spec_dim0.json")), len(os.listdir("/dev/fd"))
     data = CloudData(files, 0, 0, 10, torch.device("cpu"), on_device=True)
     assert len(data) == 10 and len(os.listdir("/dev/fd")) == before
+
+
+def test_data_on_disk_may_keep_more_files_open_than_the_usual_limit(clouds):
+    files = CloudSet.of(clouds, load_spec(clouds / "spec_dim0.json"))
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/dev/fd")) + 3, usual[1]))
+        data = CloudData(files, 0, 0, 10, torch.device("cpu"), on_device=False)  # two chunks of clouds, two of images
+        assert data.batch(torch.arange(10))[0].shape == (10, 12, 64)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
 
 
 def test_a_set_from_before_there_were_checksums_is_used_and_then_listed(made, clouds, capsys):

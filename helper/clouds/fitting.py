@@ -61,6 +61,7 @@ class CloudData:
         if on_device:
             self.tensors = [self._load(arrays) for arrays in read]  # a map is an open file until it has been copied
         else:
+            allow_open_files(len(kinds) * len(chunks))
             self.arrays = [list(arrays) for arrays in read]
 
     def __len__(self) -> int:
@@ -109,6 +110,20 @@ class CloudData:
         """The shuffled indices of an epoch, from (seed, epoch) alone."""
         shuffled = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(len(self)))
         return shuffled.to(self.device) if self.on_device else shuffled
+
+
+def allow_open_files(count: int) -> None:
+    """Let this process hold so many more files open, as far as the system lets it."""
+    try:
+        import resource
+    except ImportError:  # Windows, where there is no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        wanted = soft + count
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
 
 
 def fits_in_memory(needed: int, device: torch.device) -> bool:
