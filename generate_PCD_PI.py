@@ -26,6 +26,7 @@ import helper.cli.early  # noqa: F401
 import dataclasses
 import functools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ from helper.clouds.making import (
     report_quality,
 )
 from helper.clouds.outputs import cached_teacher, uncached
-from helper.clouds.store import CloudSet, claim, images_of, is_claimed
+from helper.clouds.store import CHUNK, CloudSet, claim, images_of, is_claimed
 from helper.data import image_files, load_data
 from helper.errors import UserError
 from helper.files import lock
@@ -63,6 +64,7 @@ from helper.student.topology import load_spec
 from ripsnet import ImageSpec, dim0_deaths, dim1_diagrams
 
 ROUNDING = 1e-3  # relative: of float16, in which clouds are kept
+NUMBERS = ("sigma", "image_range", "maximum")  # of a spec, that are computed from the clouds
 
 
 def get_args_parser() -> Parser:
@@ -97,7 +99,8 @@ def main(args) -> None:
     distributed.on_first(check_space, files, [*kinds, *(f"images_dim{dim}" for dim in clouds.dims)])
     distributed.on_first(lock.hold, folder)
     distributed.on_first(is_claimed, folder, origin)  # refuses clouds of another origin
-    distributed.on_first(check_number, folder, num_clouds, "--num_clouds" if making.num_clouds else "--passes")
+    asked = "--num_clouds" if making.num_clouds else "--passes"
+    distributed.on_first(check_number, folder, num_clouds, clouds.dims, asked)
     distributed.on_first(claim, folder, origin)
     cache = None
     if making.teacher_cache:
@@ -124,25 +127,28 @@ def main(args) -> None:
     )
 
 
-def check_number(folder: Path, num_clouds: int, option: str) -> None:
+def check_number(folder: Path, num_clouds: int, dims: Sequence[int], option: str) -> None:
     """Refuse to replace the images to which RipsNets are fitted, since students would no longer find them; where there
-    are none, say what is replaced. option: by which so many clouds were asked for."""
+    are none, say what is replaced. dims: whose images are made. option: by which so many clouds were asked for."""
     for dim in (0, 1):
         spec = spec_of(folder, dim)
-        if spec is None or spec.num_clouds == num_clouds:
+        kept = spec.num_clouds if spec else None
+        if kept is None or kept == num_clouds:
             continue
-        fitted = sorted(path.parent.name for path in folder.glob(f"ripsnet_dim{dim}_*/best.pth"))
-        if fitted:
+        shares_a_chunk = min(kept, num_clouds) % CHUNK > 0  # of clouds, which is written again
+        if (dim in dims or shares_a_chunk) and (fitted := fitted_to(folder, dim)):
             raise UserError(
-                f"{option}: found {num_clouds} clouds, but {folder} holds images of {spec.num_clouds}, to which "
-                f"RipsNets are fitted ({', '.join(fitted)}); give as many, or remove these folders"
+                f"{option}: found {num_clouds} clouds, but {folder} holds images of {kept}, to which RipsNets are "
+                f"fitted ({fitted}); give as many, or remove these folders"
             )
-        if quality_file(folder, dim).is_file():
-            print(
-                f"{folder}: its images of {spec.num_clouds} clouds and dimension {dim} are replaced by those of "
-                f"{num_clouds}",
-                flush=True,
-            )
+        if dim in dims and quality_file(folder, dim).is_file():
+            what = f"its images of {kept} clouds and dimension {dim} are replaced by those of {num_clouds}"
+            print(f"{folder}: {what}", flush=True)
+
+
+def fitted_to(folder: Path, dim: int) -> str:
+    """The folders of the RipsNets that are fitted to a set's images, in words; '' where there are none."""
+    return ", ".join(sorted(path.parent.name for path in folder.glob(f"ripsnet_dim{dim}_*/best.pth")))
 
 
 def spec_of(folder: Path, dim: int) -> ImageSpec | None:
@@ -198,22 +204,31 @@ def make_images(files: CloudSet, dim: int, clouds: Clouds, teacher_name: str, em
 
 def write_spec(spec: ImageSpec, files: CloudSet) -> ImageSpec:
     """The set's spec: the one that is there if it agrees with this one, so that what was made with it stays valid; else
-    this one, which is written, and images of another one are removed."""
-    earlier = spec_of(files.folder, spec.dim)
+    this one, which is written, and images of another one are removed. UserError if RipsNets are fitted to them."""
+    path, earlier = spec_file(files.folder, spec.dim), spec_of(files.folder, spec.dim)
     if earlier is not None and agree(earlier, spec):
         return earlier
+    if earlier is not None and (fitted := fitted_to(files.folder, spec.dim)):
+        what = ", ".join(f"{name} was {getattr(earlier, name)}, now {getattr(spec, name)}" for name in NUMBERS)
+        raise UserError(
+            f"{path}: these clouds have other images ({what}), but RipsNets are fitted to the earlier ones ({fitted}); "
+            "remove these folders, or make the clouds as they were made before"
+        )
     files.remove(f"images_dim{spec.dim}")
-    write_json(spec_file(files.folder, spec.dim), spec.to_dict())
+    write_json(path, spec.to_dict())
     return spec
 
 
 def agree(spec: ImageSpec, other: ImageSpec) -> bool:
     """Whether two specs differ in the rounding of their numbers alone, as those of two devices do."""
-    numbers = ("sigma", "image_range", "maximum")
-    of_one = {name: getattr(spec, name) for name in numbers}
+    of_one = {name: getattr(spec, name) for name in NUMBERS}
     if dataclasses.replace(other, **of_one, gudhi_version=spec.gudhi_version) != spec:
         return False
-    return all(np.allclose(getattr(spec, name), getattr(other, name), rtol=ROUNDING, atol=0) for name in numbers)
+    low_b, high_b, low_p, high_p = spec.image_range
+    extents = high_b - low_b, high_b - low_b, high_p - low_p, high_p - low_p
+    bounds_agree = np.abs(np.subtract(spec.image_range, other.image_range)) <= ROUNDING * np.array(extents)
+    factors = spec.sigma / other.sigma, spec.maximum / other.maximum
+    return bool(bounds_agree.all()) and np.allclose(factors, 1.0, rtol=0, atol=ROUNDING)
 
 
 if __name__ == "__main__":

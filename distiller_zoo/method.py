@@ -166,8 +166,8 @@ class Method:
         for whose, of_network in shapes.items():
             if not self.read(len(of_network)):
                 raise ValueError(
-                    f"reads features between the stem and the pooled vector, but the {whose} has none among its "
-                    f"{len(of_network)}"
+                    f"reads features {self.places}, but the {whose} has {len(of_network)} from the stem to the "
+                    "pooled vector"
                 )
         return self.loss(pair, **{name: options[name] for name in keyword_only(self.loss)})
 
@@ -212,6 +212,14 @@ class Method:
         """The learning rate of the first stage for a student's architecture that itself is trained with lr."""
         rates = [rate for beginning, rate in self.first_lr.items() if student.startswith(beginning)]
         return rates[0] if rates else lr
+
+    @property
+    def places(self) -> str:
+        """The indices of the features that the loss reads, in words: '1:-1', '-1'."""
+        which = self.features
+        if isinstance(which, slice):
+            return f"{which.start}:{'' if which.stop is None else which.stop}"
+        return ", ".join(map(str, which))
 
     def read(self, count: int) -> Sequence[int]:
         """Which of so many features the method reads; none where it asks for one that a network does not have."""

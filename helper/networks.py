@@ -14,7 +14,16 @@ from torch import nn
 
 from dataset import dataset_dict
 from distiller_zoo import ABSENT, Method, Pair, classifier, distiller_dict
-from models import FOR_IMAGENET, FOR_SMALL_IMAGES, create_model, feature_shapes, map_shape, resolve_name, to_device
+from models import (
+    FOR_IMAGENET,
+    FOR_SMALL_IMAGES,
+    create_model,
+    dry_run,
+    feature_shapes,
+    map_shape,
+    resolve_name,
+    to_device,
+)
 
 from .errors import UserError
 from .files.checkpoint import load, state_dict_of, weights_sha256
@@ -71,7 +80,7 @@ def load_network(
     content = load(path)
     state_dict = state_dict_of(content, path)
     found, trained_on = (_text(content, name, path) for name in ("arch", "dataset"))
-    if "layer7.linear.weight" in state_dict and arch is None:
+    if found is None and arch is None and "layer7.linear.weight" in state_dict:
         raise UserError(f"{path}: holds a RipsNet, expected a network that classifies images")
     if found is None and arch is None:
         raise UserError(f"{path}: the file does not name its architecture; give it with {option}")
@@ -114,8 +123,11 @@ def load_network(
     if dataset is not None and classes != (wanted := dataset_dict[dataset].num_classes):
         raise UserError(f"{path}: a network for {classes} classes, but --dataset has {wanted}")
     model.load_state_dict(state_dict)
+    model = to_device(model.eval(), device)
+    if dataset is not None:
+        check_contract(model, arch, dataset)
     return Network(
-        model=to_device(model.eval(), device),
+        model=model,
         arch=arch,
         num_classes=classes,
         sha256=weights_sha256(state_dict),
@@ -141,16 +153,23 @@ def check_image_size(arch: str, dataset: str, where: str) -> None:
 
 
 def check_contract(model: nn.Module, arch: str, dataset: str) -> None:
-    """UserError for a network that is not called, or does not answer, as models/__init__.py says. It does not train."""
+    """UserError for a network that is not called, or does not answer, as models/__init__.py says."""
     info = dataset_dict[dataset]
-    expected = "model(x, is_feat=True, preact=False) -> (features, logits), the last feature (B, C)"
+    expected = (
+        "model(x, is_feat=True, preact=False) -> (features, logits), the last feature (B, C), and logits "
+        f"(B, {info.num_classes})"
+    )
     try:
-        shapes = feature_shapes(model, info.image_size)
+        features, logits = dry_run(model, info.image_size)
+        shapes = [tuple(feature.shape) for feature in features]
+        answered = tuple(logits.shape)
     except Exception as error:  # of a network that is the user's own, which may raise anything
         reason = str(error).partition("\n")[0]
         raise UserError(f"model {arch}: {type(error).__name__} ({reason}), expected {expected}") from None
-    if not shapes or len(shapes[-1]) != 1:
-        raise UserError(f"model {arch}: found features of the shapes {shapes} for one image, expected {expected}")
+    if not shapes or len(shapes[-1]) != 2 or answered != (1, info.num_classes):
+        raise UserError(
+            f"model {arch}: found features {shapes} and logits {answered} for one image, expected {expected}"
+        )
 
 
 def check_hub_file(path: Path) -> None:

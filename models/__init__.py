@@ -36,6 +36,7 @@ __all__ = [
     "FOR_IMAGENET",
     "FOR_SMALL_IMAGES",
     "create_model",
+    "dry_run",
     "feature_shapes",
     "fold_batchnorm",
     "map_shape",
@@ -94,20 +95,22 @@ def to_device(model: nn.Module, device: torch.device | str) -> nn.Module:
 
 
 @torch.no_grad()
-def feature_shapes(model: nn.Module, image_size: int = 32, preact: bool = False) -> list[tuple[int, ...]]:
-    """Return the shape of each feature for one square image: (C, H, W) for maps, (C,) for the pooled vector.
-
-    They come from a dry forward pass in eval mode, on the model's device; weights, buffers, random states and the
-    training mode of every submodule stay as they are.
-    """
+def dry_run(model: nn.Module, image_size: int = 32, preact: bool = False) -> tuple[list[Tensor], Tensor]:
+    """(features, logits) of one square image of zeros, in eval mode and on the model's device; weights, buffers, random
+    states and the training mode of every submodule stay as they are."""
     parameter = next(model.parameters())
     image = torch.zeros(1, 3, image_size, image_size, device=parameter.device, dtype=parameter.dtype)
     training = {module: module.training for module in model.modules()}
     try:
-        features, _ = model.eval()(image, is_feat=True, preact=preact)
+        return model.eval()(image, is_feat=True, preact=preact)
     finally:
         for module, mode in training.items():
             module.training = mode
+
+
+def feature_shapes(model: nn.Module, image_size: int = 32, preact: bool = False) -> list[tuple[int, ...]]:
+    """Return the shape of each feature for one square image: (C, H, W) for maps, (C,) for the pooled vector."""
+    features, _ = dry_run(model, image_size, preact)
     return [tuple(feature.shape[1:]) for feature in features]
 
 

@@ -16,6 +16,7 @@ from torch import nn
 import reproduce
 from distiller_zoo import Method, distiller_dict
 from helper.cli.parser import read
+from helper.clouds.store import claim, read_origin
 from helper.errors import UserError
 from helper.experiments import catalogue, plan
 from helper.experiments.catalogue import FIGURES, TABLES, arm_variant, plain, scaled
@@ -277,6 +278,18 @@ def test_the_clouds_of_a_shipped_set_are_made_again_for_a_ripsnet_that_it_lacks(
     made.append(f"generate_PCD_PI.py --path_t {teacher} --dim 1 --passes 16 --seed 1")
     lines = dry_run(*options)
     assert set(made) <= set(lines) and not set(finished) & set(lines)
+    claim(SHIPPED, read_origin(SHIPPED / "spec_dim0.json"))
+    chunks = [f"{number:05d}.npy" for number in range(25)]  # of 512 clouds, 12,496 in all
+    for kind in ("clouds", "images_dim0"):
+        for chunk in chunks:
+            touch(SHIPPED / kind / chunk)
+    lines = dry_run(*options)  # the images of dimension 1 are missing still
+    assert set(made) <= set(lines)
+    for chunk in chunks:
+        touch(SHIPPED / "images_dim1" / chunk)
+    assert set(finished) <= set(dry_run(*options))
+    for kind in ("clouds", "images_dim0", "images_dim1"):
+        shutil.rmtree(SHIPPED / kind)
     lines = dry_run(*options, "--methods", "TopKD-exact")  # for which the spec is enough
     assert finished[0] in lines and not set(made) & set(lines)
     lines = dry_run("--figure", "pi", "--row", "resnet20:resnet8")

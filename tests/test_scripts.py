@@ -279,7 +279,8 @@ def test_a_model_and_a_data_set_from_outside_pass_through_all_stages(monkeypatch
 
 @pytest.mark.parametrize("answer, what", [
     (lambda features, logits: logits, "expected model(x, is_feat=True, preact=False) -> (features, logits), the last"),
-    (lambda features, logits: (features[:1], logits), "found features of the shapes [(8, 7, 7)] for one image"),
+    (lambda features, logits: (features[:1], logits), "found features [(1, 8, 7, 7)] and logits (1, 3) for one image"),
+    (lambda features, logits: (features, logits[:, :2]), "and logits (1, 2) for one image, expected model(x, is_feat"),
 ])  # fmt: skip
 def test_a_model_that_does_not_answer_as_it_should_does_not_train(monkeypatch, capsys, answer, what):
     class Wrong(MyNet):
@@ -290,6 +291,12 @@ def test_a_model_that_does_not_answer_as_it_should_does_not_train(monkeypatch, c
     monkeypatch.setitem(model_dict, "wrong", Wrong)
     line = refused(monkeypatch, capsys, train_teacher, "--model", "wrong", "--dataset", "noise", *NO_CUDA)
     assert "model wrong: " in line and what in line and not Path("save_t_models/wrong_noise_trial1").exists()
+    monkeypatch.setitem(model_dict, "wrong", MyNet)
+    call(train_teacher, "--model", "wrong", "--dataset", "noise", *NO_CUDA, "--epochs", 1, "--name", "right")
+    monkeypatch.setitem(model_dict, "wrong", Wrong)
+    teacher = ("--path_t", "save_t_models/right/best.pth", "--dataset", "noise", *NO_CUDA)
+    for script, options in ((train_student, ("--model_s", "resnet8")), (generate_PCD_PI, ())):
+        assert what in refused(monkeypatch, capsys, script, *teacher, *options)
 
 
 def test_a_name_with_a_slash_does_not_become_a_folder_in_a_folder(monkeypatch, capsys):

@@ -283,6 +283,7 @@ def test_pairs_teachers_schedules_and_networks_alone_have_their_own_tables(runs,
         ({"alpha": 4.0, "delta": 1.0}, "alpha is 2.0 and 4.0; delta is 0.0 and 1.0"),
         ({"seed": 1, "trial": 2}, "a seed is duplicated"),
         ({"topology_sha256": "ef56"}, "topology_sha256 is cd34 and ef56"),
+        ({"topology_sha256": "cd34" + 60 * "0" + "+ef"}, f"topology_sha256 is cd34 and cd34{36 * '0'}"),
     ],
 )
 def test_refuses_to_average_what_is_no_repetition(runs, tables, changes, complaint):

@@ -367,6 +367,9 @@ def test_a_student_does_not_go_on_under_another_teacher_or_topology(prepared, re
     checkpoint.save(Path("save_s_models/run/last.pth"), last)
     train(*go_on)
     assert len(result()[1]) == 2
+    with open("results/runs/run.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert "topology_sha256" not in row and len(row["teacher_sha256"]) == 64
 
 
 @pytest.mark.parametrize("epochs", [1, 2])

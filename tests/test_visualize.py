@@ -17,6 +17,7 @@ from support.running import CLASSES, CLOUDS, POINTS, TEACHER, call, make_clouds,
 import visualize
 from dataset import TrainLoader, dataset_dict, load_dataset
 from helper.data import class_names
+from helper.errors import UserError
 from helper.files import checkpoint
 from helper.files.atomic import csv_bytes, read_json, write_json
 from helper.files.paths import spec_file
@@ -441,6 +442,18 @@ def test_students_of_two_teachers_of_one_architecture_are_two(drawn):
         write_row(run, "KD", teacher_sha256=sha256)
     _, _, labels = curves_of(drawn, "x_trial1", "x_trial2")
     assert labels == ["KD (x_trial1) (n = 1)", "KD (x_trial2) (n = 1)"]
+
+
+def test_students_of_two_ripsnets_are_not_averaged(drawn):
+    """Those of an earlier version's rows, which do not say, are."""
+    write_row("x_trial1", "TopKD")
+    for run, sha256 in (("x_trial2", "1"), ("x_trial3", "1"), ("x_trial4", "2")):
+        write_row(run, "TopKD", topology_sha256=sha256)
+    assert curves_of(drawn, "x_trial1", "x_trial2", "x_trial3")[2] == ["TopKD (n = 3)"]
+    with pytest.raises(
+        UserError, match="x_trial3.*, .*x_trial4.*: no repetitions of one run, as their RipsNets or spec"
+    ):
+        curves_of(drawn, "x_trial1", "x_trial2", "x_trial3", "x_trial4")
 
 
 def test_logs_without_rows_are_not_averaged(drawn):

@@ -1,5 +1,6 @@
 """Fitting a RipsNet to clouds and images: the data, the step, and early stopping (TopKD's settings, RipsNet's loss)."""
 
+import contextlib
 import math
 import time
 import warnings
@@ -121,9 +122,9 @@ def allow_open_files(count: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY:
         wanted = soft + count
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
-        )
+        with contextlib.suppress(OSError, ValueError):  # macOS refuses more than it says
+            most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def fits_in_memory(needed: int, device: torch.device) -> bool:

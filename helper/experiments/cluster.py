@@ -29,7 +29,7 @@ from ..files import lock
 from ..files.atomic import write_bytes
 from ..files.paths import ROOT
 from .jobs import LAST_LINES, Job, Tally, before
-from .local import LOOK_EVERY, POSTPONED, Runner, nobody_reads
+from .local import LOOK_EVERY, POSTPONED, RETRY_AFTER, Runner, nobody_reads
 
 ANSWER_WITHIN = 5.0  # seconds for an address to answer
 
@@ -149,7 +149,9 @@ def run_job(job: Job, folder: str, *needed: Outcome) -> Outcome:
             outcome = call(job)
             if outcome.status != POSTPONED:
                 return outcome
-        elif who != said:
+            time.sleep(RETRY_AFTER)
+            continue
+        if who != said:
             print(f"waiting for {who}", flush=True)
             said = who
         time.sleep(LOOK_EVERY)

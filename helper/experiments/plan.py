@@ -246,14 +246,16 @@ def missing(jobs: Collection[Job]) -> list[str]:
     return lines
 
 
-def lacks_clouds(folder: Path) -> bool:
-    """Whether a set is finished but for its clouds, as this project ships one and --discard_clouds leaves them."""
+def lacks_chunks(folder: Path) -> bool:
+    """Whether a set is finished but for chunks that stage 3 reads, as this project ships one and --discard_clouds
+    leaves them."""
     for dim in (0, 1):
         if not quality_file(folder, dim).is_file():
             continue
         with contextlib.suppress(UserError):  # which the job that reads the set tells
             files = CloudSet.of(folder, load_spec(spec_file(folder, dim)))
-            if not all(files.path("clouds", chunk).is_file() for chunk in files.chunks):
+            paths = [files.path(kind, chunk) for kind in ("clouds", f"images_dim{dim}") for chunk in files.chunks]
+            if not all(path.is_file() for path in paths):
                 return True
     return False
 
@@ -480,10 +482,10 @@ class Planner:
         self.add(f"figure {figure} of {row}", "visualize", words, folder=folder, needs=needs, clouds=clouds)
 
     def all(self) -> list[Job]:
-        """The jobs. Stage 2 runs again where a set lacks the clouds that a job of another stage is to read."""
+        """The jobs. Stage 2 runs again where a set lacks what a job of another stage is to read."""
         jobs = list(self.jobs.values())
         read = {job.clouds for job in jobs if job.clouds not in (None, job.folder) and not job.finished}
-        lacking = {folder for folder in read if folder is not None and lacks_clouds(folder)}
+        lacking = {folder for folder in read if folder is not None and lacks_chunks(folder)}
         return [replace(job, done=None) if job.folder in lacking else job for job in jobs]
 
     def tables(self) -> None:

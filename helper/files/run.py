@@ -131,14 +131,17 @@ class Run:
             )
 
     def _check_inputs(self, old: Any) -> None:
-        """Refuse a checkpoint of another teacher, RipsNet or spec. One of an earlier version does not say with which it
-        was trained."""
+        """Refuse a checkpoint of another teacher, RipsNet or spec. One of an earlier version does not say with which
+        RipsNet or spec it was trained, so neither will the row."""
+        before = old if isinstance(old, dict) else {}
+        if "topology_sha256" not in before:
+            self.inputs.pop("topology_sha256", None)
         for name, found in self.inputs.items():
-            before = old.get(name, found) if isinstance(old, dict) else found
-            if before != found:
+            if before.get(name, found) != found:
+                was, now = str(before[name])[:12], found[:12]
                 raise UserError(
-                    f"{self.folder}: --resume with another {INPUTS[name]} ({name} was {before:.12}, now {found:.12}); "
-                    f"put the old one back, {self._instead()}"
+                    f"{self.folder}: --resume with another {INPUTS[name]} ({name} was {was}, now {now}); put the old "
+                    f"one back, {self._instead()}"
                 )
 
     def _instead(self) -> str:

@@ -24,6 +24,7 @@ class Identity:
     """What a run is known by.
 
     name: of the run. key: equal for the repetitions of a run, and for them alone.
+    topology: SHA-256 of its RipsNet or spec; '' where it has none, or its row does not say.
     pair: 'resnet20-resnet8_cifar100', of a network trained alone 'resnet20_cifar100'. loss: the method's name, and
     where its settings depart from its own. schedule: where training departs from the published one. The three are empty
     where the run has no row.
@@ -35,17 +36,19 @@ class Identity:
     loss: str = ""
     schedule: str = ""
     alone: bool = False
+    topology: str = ""
 
     @classmethod
     def of_row(cls, name: str, row: dict[str, str]) -> "Identity":
         networks = "-".join(part for part in (row["teacher"], row["student"]) if part)
         return cls(
             name,
-            (*(row[column] for column in IDENTITY), row.get("topology_sha256") or ""),
+            tuple(row[column] for column in IDENTITY),
             pair=f"{networks}_{row['dataset']}",
             loss=f"{row['method']} {row['variant']}".rstrip(),
             schedule=row["schedule"],
             alone=not row["teacher"],
+            topology=row.get("topology_sha256") or "",
         )
 
     @classmethod
@@ -171,7 +174,16 @@ def find_logs(paths: Sequence[Path]) -> dict[Identity, list[Path]]:
             raise UserError(f"{file}: the run {run} is duplicated, also in {found[run]}; give one of them")
         found[run] = file
     groups: dict[tuple, tuple[Identity, list[Path]]] = {}
+    topologies: dict[tuple, dict[str, Path]] = {}
     for file in found.values():
         known = of_log(file)
         groups.setdefault(known.key, (known, []))[1].append(file)
+        if known.topology:
+            topologies.setdefault(known.key, {})[known.topology] = file
+    for files in topologies.values():
+        if len(files) > 1:
+            raise UserError(
+                f"{', '.join(map(str, files.values()))}: no repetitions of one run, as their RipsNets or specs differ "
+                "(topology_sha256); give some of them"
+            )
     return dict(groups.values())

@@ -213,9 +213,10 @@ def conflict(rows: Sequence[Row]) -> str:
     differing = []
     for name in sorted(set().union(*rows) - MAY_DIFFER):
         told = [row for row in rows if name in row or name not in LATER_INPUTS]
-        values = dict.fromkeys((row.get(name) or "nothing")[:40] for row in told)
+        values = dict.fromkeys(row.get(name) or "nothing" for row in told)
         if len(values) > 1:
-            differing.append(f"{name} is {' and '.join(values)}")
+            short = dict.fromkeys(value[:40] for value in values)
+            differing.append(f"{name} is {' and '.join(short if len(short) == len(values) else values)}")
     if not differing and len({row["seed"] for row in rows}) < len(rows):
         differing.append("a seed is duplicated")
     return "; ".join(differing)

@@ -75,11 +75,7 @@ def _read(method: Method) -> str:
         return "logits"
     if method.last_map:
         return "the map before the pooling"
-    which = method.features
-    if isinstance(which, slice):
-        text = f"{which.start}:{'' if which.stop is None else which.stop}"
-    else:
-        text = ", ".join(map(str, which))
+    text = method.places
     if method.preact_s and method.preact_t:
         return f"features {text} before the last ReLU"
     if method.preact_t:
