@@ -38,9 +38,9 @@ class Work:
 @dataclass(frozen=True)
 class Job:
     """command: a script and its options. folder: the only one to which it writes, beside its own files in results/.
-    done: the file it writes last; None for what is to be made (again) whatever is there. needs: names of the jobs without which it
-    cannot run; after: of those that must have ended, well or not. processes: by which it is run; several are started by
-    torchrun. clouds: the folder of the set whose clouds it makes or reads."""
+    done: the file it writes last; None for what is made again whatever is there. needs: names of the jobs without which
+    it cannot run; after: of those that must have ended, well or not. processes: by which it is run; several are started
+    by torchrun. clouds: the folder of the set whose clouds it makes or reads."""
 
     name: str
     command: tuple[str, ...]
