@@ -1,7 +1,6 @@
 """From a table to its jobs: the options of every arm, the names of its runs, and the commands in an order in which they
 can run."""
 
-import contextlib
 import difflib
 import itertools
 from collections.abc import Collection, Iterable, Mapping
@@ -246,18 +245,15 @@ def missing(jobs: Collection[Job]) -> list[str]:
     return lines
 
 
-def lacks_chunks(folder: Path) -> bool:
-    """Whether a set is finished but for chunks that stage 3 reads, as this project ships one and --discard_clouds
-    leaves them."""
-    for dim in (0, 1):
-        if not quality_file(folder, dim).is_file():
-            continue
-        with contextlib.suppress(UserError):  # which the job that reads the set tells
-            files = CloudSet.of(folder, load_spec(spec_file(folder, dim)))
-            paths = [files.path(kind, chunk) for kind in ("clouds", f"images_dim{dim}") for chunk in files.chunks]
-            if not all(path.is_file() for path in paths):
-                return True
-    return False
+def lacks_chunks(folder: Path, dim: int) -> bool:
+    """Whether a set's images of a dimension are finished but for chunks that stage 3 reads, as this project ships some
+    and --discard_clouds leaves them."""
+    try:
+        files = CloudSet.of(folder, load_spec(spec_file(folder, dim)))
+    except UserError:  # which the job that reads the set tells
+        return False
+    paths = [files.path(kind, chunk) for kind in ("clouds", f"images_dim{dim}") for chunk in files.chunks]
+    return not all(path.is_file() for path in paths)
 
 
 # Commands
@@ -484,9 +480,15 @@ class Planner:
     def all(self) -> list[Job]:
         """The jobs. Stage 2 runs again where a set lacks what a job of another stage is to read."""
         jobs = list(self.jobs.values())
-        read = {job.clouds for job in jobs if job.clouds not in (None, job.folder) and not job.finished}
-        lacking = {folder for folder in read if folder is not None and lacks_chunks(folder)}
-        return [replace(job, done=None) if job.folder in lacking else job for job in jobs]
+        read = {job.clouds for job in jobs if job.clouds != job.folder and not job.finished}
+
+        def is_to_be_made(job: Job) -> bool:
+            if job.folder is None or job.folder not in read:
+                return False
+            made = [dim for dim in (0, 1) if job.done == quality_file(job.folder, dim)]
+            return any(lacks_chunks(job.folder, dim) for dim in made)
+
+        return [replace(job, done=None) if is_to_be_made(job) else job for job in jobs]
 
     def tables(self) -> None:
         """The tables of all finished runs, at the end."""
