@@ -5,12 +5,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from support import arms
 from support.gudhis import gudhi_image
 from support.running import CLASSES, CLOUDS, work_in
 from torch import nn
 
 from dataset import load_dataset, test_batches
 from distiller_zoo import KD, Method, distiller_dict
+from helper import distributed
 from helper.settings import ResolvedLoss
 from helper.student import pictures, probe
 from helper.student.distillation import Distillation
@@ -327,3 +329,12 @@ def test_figures_show_the_images_of_the_first_probe_batch(prepared, monkeypatch,
 def test_no_figures_without_exact_images():
     assert objective({"ce": 1.0})[0].figures() == {}
     assert objective({"top": 1.0}, topology=RipsNetTopology([RipsNet(4)]))[0].figures() == {}
+
+
+@pytest.mark.parametrize(
+    "topology, cloud_size, expected", [(None, None, 2), ("wasserstein", 2, 2), ("wasserstein", 4, 4)]
+)
+def test_the_probe_sees_the_images_of_one_process_or_whole_clouds(monkeypatch, topology, cloud_size, expected):
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    found = arms.build(arms.images(32), topology=topology, cloud_size=cloud_size)
+    assert {len(labels) for _, labels in found.probe.batches} == {expected}

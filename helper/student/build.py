@@ -98,7 +98,8 @@ def build_objective(
         method=settings.method,
     )
     points = clouds.points if topology.module else 1  # the gradients need one batch
-    batches = probe_batches(train_set, settings.training.batch_size, points)
+    share = share_of(settings.training.batch_size)  # what the networks see in a step
+    batches = probe_batches(train_set, settings.training.batch_size if share % points else share, points)
     objective.probe = Probe(batches, topology.specs, train_set.normalize)
     return objective.to(settings.data.device), topology
 

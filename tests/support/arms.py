@@ -38,13 +38,17 @@ def images(count, device=CPU):
     return ImageSet(pixels.to(device), (torch.arange(count) % 100).to(device), dataset_dict["cifar100"])
 
 
-def build(shown, key="kd", topology=None, pair=("resnet8", "resnet8"), batch_size=4, epochs=3, amp="off"):
+def build(
+    shown, key="kd", topology=None, pair=("resnet8", "resnet8"), batch_size=4, epochs=3, amp="off", cloud_size=None
+):
     """The objective of `train_student.py --distill <key> --topology <topology>` for fresh networks, on the device of
     the images."""
     options = ["--path_t", "", "--model_s", pair[1], "--distill", key, "--batch_size", batch_size, "--amp", amp]
     options += ["--epochs", epochs, "--device", "cpu"]
     if topology:
         options += ["-d", 5, "--topology", "wasserstein"]
+    if cloud_size:
+        options += ["--cloud_size", cloud_size]
     known = distiller_dict[key].options
     if chosen := [each for each in SMALL.get(key, []) if each.split("=")[0] in known]:
         options += ["--set", *chosen]
