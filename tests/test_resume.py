@@ -372,7 +372,12 @@ def test_stage_3_refuses_a_set_that_is_being_enlarged(begin, expected, point):
 @pytest.mark.slow
 def test_a_ripsnet_is_not_resumed_on_another_set_of_clouds(begin):
     folder = begin("clouds")
-    for command in (STAGES["clouds"] + " --num_clouds 10", STAGES["ripsnet"], STAGES["clouds"]):
+    for command in (STAGES["clouds"] + " --num_clouds 10", STAGES["ripsnet"]):
         assert execute("none", folder, command)[0] == 0
+    status, printed = execute("none", folder, STAGES["clouds"])
+    assert status == 2 and "to which RipsNets are fitted" in printed
+    for path in folder.rglob("ripsnet_dim?_*/best.pth"):
+        path.unlink()  # as of fits that were cut off
+    assert execute("none", folder, STAGES["clouds"])[0] == 0
     status, printed = execute("none", folder, STAGES["ripsnet"] + " --resume")
     assert status == 2 and "--num_clouds was 10, now 18" in printed
