@@ -147,8 +147,10 @@ def check_number(folder: Path, num_clouds: int, dims: Sequence[int], option: str
 
 
 def fitted_to(folder: Path, dim: int) -> str:
-    """The folders of the RipsNets that are fitted to a set's images, in words; '' where there are none."""
-    return ", ".join(sorted(path.parent.name for path in folder.glob(f"ripsnet_dim{dim}_*/best.pth")))
+    """The folders of the RipsNets that are fitted to a set's images, or begun to be, in words; '' where there are
+    none."""
+    begun = {path.parent.name for name in ("best", "last") for path in folder.glob(f"ripsnet_dim{dim}_*/{name}.pth")}
+    return ", ".join(sorted(begun))
 
 
 def spec_of(folder: Path, dim: int) -> ImageSpec | None:

@@ -98,8 +98,8 @@ def get_args_parser() -> Parser:
         "--logs",
         type=Path,
         nargs="+",
-        default=[RESULTS / "logs"],
-        help="logs, folders of runs, or folders of logs (default: results/logs)",
+        required=True,
+        help="logs, folders of runs, or folders of logs, as results/logs",
     )
     return parser
 

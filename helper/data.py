@@ -30,7 +30,10 @@ def load_data(data: Data) -> tuple[LabelledImages, LabelledImages]:
     except DatasetUnavailable as error:
         raise UserError(str(error)) from None
     except (OSError, TypeError, ValueError) as error:  # from the reader of somebody's own data set
-        raise UserError(f"--dataset {data.dataset}, --data_dir {data.data_dir}: {error}") from None
+        reason = str(error)
+        if isinstance(error, OSError) and error.filename is not None:
+            reason = f"{error.filename}: {error.strerror}"
+        raise UserError(f"--dataset {data.dataset}, --data_dir {data.data_dir}: {reason}") from None
 
 
 def train_loader(images: LabelledImages, batch_size: int, seed: int) -> TrainLoader:

@@ -380,7 +380,16 @@ def test_resume_of_a_fit_that_began_on_a_cuda_device():
 def test_resume_refuses_a_set_that_has_grown():
     make_clouds()
     fit("--epochs", 2)
-    next(CLOUDS.rglob("best.pth")).unlink()  # as of a fit that was cut off
+    fitted = CLOUDS / "ripsnet_dim0_mean"
+    for gone in ("best.pth", "last.pth"):  # of a fit that was cut off, and of one that has ended
+        with pytest.raises(UserError, match="RipsNets are fitted"):
+            make_clouds("--passes", 3)
+        kept = (fitted / gone).rename("kept.pth")
+        with pytest.raises(UserError, match="RipsNets are fitted"):
+            make_clouds("--passes", 3)
+        kept.rename(fitted / gone)
+    fitted.rename("kept")
     make_clouds("--passes", 3)
-    with pytest.raises(UserError, match="num_clouds was 10, now 15"):
+    Path("kept").rename(fitted)
+    with pytest.raises(UserError, match="with other clouds .num_clouds was 10, now 15.*generate_PCD_PI.py as before"):
         fit("--epochs", 2, "--resume")

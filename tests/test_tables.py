@@ -583,7 +583,7 @@ def damaged(path):
             lambda path: path.write_text(path.read_text().replace(",240,", ",nan,")),
             "epochs is 'nan', expected a number",
         ),
-        (lambda path: (path.unlink(), path.mkdir()), "not readable as CSV ([Errno 21] Is a directory"),
+        (lambda path: (path.unlink(), path.mkdir()), ": Is a directory"),
     ],
 )
 def test_damaged_and_foreign_rows_are_one_line(runs, tmp_path, monkeypatch, capsys, spoil, what):
@@ -631,7 +631,7 @@ def test_other_bad_input_is_one_line(runs, tmp_path, monkeypatch, capsys):
     given = (monkeypatch, capsys, make_tables, "--runs", "runs")
     assert "--out: found x.tex, expected the Markdown file" in refused(*given, "--out", "x.tex")
     assert "--out: found ., expected the Markdown file" in refused(*given, "--out", ".")
-    assert "absent.csv: not readable as CSV" in refused(*given, "--published", "absent.csv")
+    assert "absent.csv: No such file or directory" in refused(*given, "--published", "absent.csv")
     assert "--into: needs the published accuracies" in refused(*given, "--into", "README.md")
     for text, what in (
         ("dataset,method\na,b\n", "expected rows under the heading dataset,group,method,teacher"),

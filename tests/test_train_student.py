@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ import evaluate
 import train_ripsnet
 import train_student
 from dataset import TrainLoader, load_dataset
-from helper.files import checkpoint
+from helper.files import checkpoint, provenance, run
 from helper.files.atomic import write_json
 from helper.student import build, pictures
 from helper.student.distillation import Distillation
@@ -381,6 +382,60 @@ def test_a_run_whose_best_weights_are_gone_does_not_go_on(prepared, refusal, epo
     assert f"{best}: missing, though its run has ended 1 epochs; put it back, choose another" in refusal(*go_on)
     kept.rename(best)
     train(*go_on)
+
+
+def kept_files(folder="save_s_models/run"):
+    paths = [*Path(folder).iterdir(), *Path("results").rglob("*.csv")]
+    return {path: path.read_bytes() for path in paths if path.is_file() and not path.name.startswith(".lock")}
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+@pytest.mark.parametrize("gone", [["last.pth"], ["last.pth", "args.json", "log.csv"]], ids=["ended", "from elsewhere"])
+def test_weights_without_a_checkpoint_are_not_trained_over(prepared, refusal, gone, resume):
+    """As those that this project ships, and those of a run whose last.pth was removed to save space."""
+    train()
+    for name in gone:
+        Path("save_s_models/run", name).unlink()
+    before = kept_files()
+    line = refusal("--name", "run", "--seed", 9, *resume)
+    assert "save_s_models/run/best.pth: exists, without a last.pth to go on from; put that back, choose another" in line
+    assert kept_files() == before
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(prepared, refusal):
+    train()
+    expected = result()
+    for path in (*Path("save_s_models/run").glob("l*"), *Path("results").rglob("run.csv")):
+        path.unlink()
+    assert "save_s_models/run: this run exists; continue it with --resume" in refusal("--name", "run")
+    train("--resume")
+    assert equal(result()[0], expected[0]) and result()[1] == expected[1]
+
+
+def test_a_row_names_the_commits_that_trained_and_args_json_the_last_command(prepared, monkeypatch):
+    def row():
+        with open("results/runs/run.csv") as file:
+            return next(csv.DictReader(file))
+
+    monkeypatch.setattr(run, "git_commit", lambda: "first")
+    train("--lr_decay_epochs", "")
+    monkeypatch.setattr(run, "git_commit", lambda: "second")
+    Path("results/runs/run.csv").unlink()
+    train("--lr_decay_epochs", "", "--resume")
+    assert row()["commit"] == "first"
+    assert json.loads(Path("save_s_models/run/args.json").read_text())["commit"] == "first"
+    train("--lr_decay_epochs", "", "--epochs", 2, "--resume")
+    assert row()["commit"] == "first; second"
+    about = json.loads(Path("save_s_models/run/args.json").read_text())
+    assert about["commit"] == "second" and about["args"]["epochs"] == 2
+
+
+def test_the_command_of_one_of_several_trials_is_its_own(monkeypatch):
+    given = ["train_student.py", "--path_t", "t.pth", "--trial", "1", "2", "3", "-d", "5", "--resume"]
+    monkeypatch.setattr(sys, "argv", given)
+    assert provenance.command(2) == "python train_student.py --path_t t.pth --trial 2 -d 5"
+    monkeypatch.setattr(sys, "argv", [*given[:3], "--trial=4"])
+    assert provenance.command(4) == "python train_student.py --path_t t.pth --trial=4"
 
 
 def test_a_folder_in_place_of_a_ripsnet_and_a_ripsnet_in_place_of_a_teacher_are_told(prepared, refusal):

@@ -383,7 +383,7 @@ def test_curves_are_means_over_the_seeds(drawn):
     write_row("a_trial1", "TopKD", "d25", trial=1)
     call(visualize, "curves", "--logs", "results/logs/one.csv", "results/logs/a_trial2.csv", "save_s_models/a_trial1")
     [(name, figure)] = drawn.items()
-    assert name == "curves_a-b_noise"
+    assert name == "curves_a-b_noise_KD_TopKD_d25"
     rows = [tuple(row.values()) for row in rows_of(name)]
     assert rows == [
         ("KD", "test_acc", "1", "2", "12.0", "2.82843"),  # (14 - 10) / sqrt(2)
@@ -421,9 +421,9 @@ def curves_of(drawn, *runs):
 @pytest.mark.parametrize(
     "rows, file, title, labels",
     [
-        ([("KD", "", "e8"), ("TopKD", "", "e8")], "curves_a-b_noise_e8", "a-b_noise (e8)", ["KD", "TopKD"]),
+        ([("KD", "", "e8"), ("TopKD", "", "e8")], "curves_a-b_noise_KD_TopKD_e8", "a-b_noise (e8)", ["KD", "TopKD"]),
         ([("KD", "", "e8"), ("KD", "", "")], "curves_a-b_noise_KD", "a-b_noise", ["KD e8", "KD"]),
-        ([("KD", "", ""), ("KD", "T2", "")], "curves_a-b_noise", "a-b_noise", ["KD", "KD T2"]),
+        ([("KD", "", ""), ("KD", "T2", "")], "curves_a-b_noise_KD_KD_T2", "a-b_noise", ["KD", "KD T2"]),
         ([("TopKD", "d25", ""), ("TopKD", "d25", "")], "curves_a-b_noise_TopKD_d25", "a-b_noise", ["TopKD d25"]),
         ([("TopKD", "d25", "")], "curves_x1_trial1", "a-b_noise", ["TopKD d25"]),
     ],

@@ -56,7 +56,13 @@ def device_name(device: torch.device) -> str:
     return f"{name} ({torch.get_num_threads()} threads)"
 
 
-def command() -> str:
-    """The command that makes the run from its beginning, which is the same whether it was resumed or not."""
+def command(trial: int | None = None) -> str:
+    """The command that makes the run from its beginning, which is the same whether it was resumed or not. trial: of a
+    run that several --trial are not the numbers of."""
     options = [option for option in sys.argv[1:] if option != "--resume"]
+    if "--trial" in options:
+        first = last = options.index("--trial") + 1
+        while last < len(options) and options[last].isdecimal():
+            last += 1
+        options[first:last] = [str(trial)]
     return shlex.join(["python", os.path.basename(sys.argv[0]), *options])

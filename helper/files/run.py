@@ -25,7 +25,12 @@ DEFAULTS = {name: value for section in reversed(SECTIONS) for name, value in def
 
 def write_args(folder: Path, options: dict[str, Any], commit: str, device: str) -> None:
     """Write args.json: the resolved options, and the command, which --config repeats."""
-    about = {"command": command(), "commit": commit, "versions": versions(options.get("dataset")), "device": device}
+    about = {
+        "command": command(options.get("trial")),
+        "commit": commit,
+        "versions": versions(options.get("dataset")),
+        "device": device,
+    }
     write_json(folder / "args.json", {"args": options, **about})
 
 
@@ -41,7 +46,13 @@ def with_later_options(options: dict[str, Any]) -> dict[str, Any]:
 
 # Columns of a row, and what they are the SHA-256 of.
 INPUTS = {"teacher_sha256": "teacher", "topology_sha256": "RipsNet or spec of the images"}
+FROM_CLOUDS = {"num_clouds", "sigma"}  # among the options of a fit, which has no such options
 CONCLUDED = {"weights_source"}  # what follows from the other options, in words
+
+
+def names_in(value: Any) -> list[str]:
+    """The texts in a list of a checkpoint; one of an earlier version may lack it."""
+    return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
 
 
 class Run:
@@ -65,9 +76,10 @@ class Run:
         self.folder, self.options, self.device, self.resume = Path(folder), options, device, resume
         self.inputs = {**dict.fromkeys(INPUTS, ""), **(inputs or {})}
         self.name = self.folder.name
-        self.commit = git_commit()
         self.devices = [device_name(device)]  # several where a run was resumed with other threads or elsewhere
+        self.commits = [git_commit()]  # likewise
         self.was_complete = False
+        self._before: tuple[list[str], list[str]] = [], []  # devices and commits of the checkpoint
 
     @property
     def best(self) -> Path:
@@ -96,18 +108,41 @@ class Run:
     def _start(self, fields: checkpoint.Fields) -> dict | None:
         state = checkpoint.load_latest(self.folder, "cpu", {**fields, "args": dict}, "a checkpoint of this run")
         if state is None:
-            write_args(self.folder, self.options, self.commit, self.devices[0])
+            self._check_unbegun()
+            self._write_args()
             return None
         if not self.resume:
             raise UserError(f"{self.folder}: this run exists; continue it with --resume, {self._instead()}")
         self._check_options(state["args"])
         self._check_inputs(state.get("inputs"))
-        devices = state.get("devices", [])
-        if not isinstance(devices, list):
-            devices = []
-        earlier = [name for name in devices if isinstance(name, str) and name not in self.devices]
-        self.devices = earlier + self.devices
+        self._before = names_in(state.get("devices")), names_in(state.get("commits"))
+        self.devices, self.commits = (
+            [*(name for name in before if name not in now), *now]
+            for before, now in zip(self._before, (self.devices, self.commits), strict=True)
+        )
+        if any(self.options[name] != state["args"].get(name) for name in self.may_grow & self.options.keys()):
+            self._write_args()
         return state
+
+    def ended_before(self) -> None:
+        """Say that the checkpoint is the run's last: its row is of that device and commit."""
+        self.was_complete = True
+        self.devices, self.commits = (
+            before or now for before, now in zip(self._before, (self.devices, self.commits), strict=True)
+        )
+
+    def _write_args(self) -> None:
+        write_args(self.folder, self.options, self.commits[-1], self.devices[-1])
+
+    def _check_unbegun(self) -> None:
+        """Refuse to begin where there are weights, but no checkpoint: those of a run that has ended, or of a network
+        from elsewhere. A run that was killed before its first checkpoint has left its options, and no log."""
+        if not self.best.is_file():
+            return
+        if (self.folder / "log.csv").is_file() or not (self.folder / "args.json").is_file():
+            raise UserError(f"{self.best}: exists, without a last.pth to go on from; put that back, {self._instead()}")
+        if not self.resume:
+            raise UserError(f"{self.folder}: this run exists; continue it with --resume, {self._instead()}")
 
     def _check_name(self) -> None:
         """Refuse the name of a teacher for a student and the reverse, as both would have one row."""
@@ -125,7 +160,14 @@ class Run:
         known = [name for name in new if name not in CONCLUDED]
         differing = [name for name in known if old.get(name, DEFAULTS.get(name)) != new[name]]
         if differing := [name for name in differing if name not in self.may_grow]:
-            what = ", ".join(f"--{name} was {old.get(name)}, now {new[name]}" for name in differing)
+            changes = {name: f"{name} was {old.get(name)}, now {new[name]}" for name in differing}
+            if FROM_CLOUDS & changes.keys():
+                what = ", ".join(text for name, text in changes.items() if name in FROM_CLOUDS)
+                raise UserError(
+                    f"{self.folder}: --resume with other clouds ({what}); make them with generate_PCD_PI.py as before, "
+                    f"{self._instead()}"
+                )
+            what = ", ".join(f"--{text}" for text in changes.values())
             raise UserError(
                 f"{self.folder}: --resume with other options ({what}); give the old ones, {self._instead()}"
             )
@@ -150,7 +192,7 @@ class Run:
         return "or remove the folder"
 
     def save(self, state: dict) -> None:
-        state = {**state, "args": self.options, "inputs": self.inputs, "devices": self.devices}
+        state = {**state, "args": self.options, "inputs": self.inputs, "devices": self.devices, "commits": self.commits}
         distributed.on_first(checkpoint.save, self.folder / "last.pth", state, True)
 
     def save_best(self, state: dict) -> None:
@@ -183,8 +225,8 @@ class Run:
         about = {
             "device": "; ".join(self.devices),
             **versions(self.options.get("dataset")),
-            "commit": self.commit,
-            "command": command(),
+            "commit": "; ".join(self.commits),
+            "command": command(self.options.get("trial")),
         }
         options = {name: value for name, value in self.part_of_it.items() if name not in row}
         write_bytes(ROWS / path.name, csv_bytes([{"run": self.name, **row, **self.inputs, **options, **about}]))

@@ -17,6 +17,7 @@ from ..settings import NOT_PART_OF_A_RUN
 # clouds depart from its own settings, and where training does.
 IDENTITY = ("dataset", "teacher", "student", "teacher_sha256", "method", "variant", "schedule")
 REPETITION = ("trial", "seed")
+LONGEST = 120  # characters of the losses in a file's name
 
 
 @dataclass(frozen=True)
@@ -133,18 +134,19 @@ def distinguish(runs: Sequence[Identity]) -> Names:
 
 
 def several(runs: Sequence[Identity]) -> str:
-    """A file's name for one run or several: the run's; else what they share, or the first and how many more."""
+    """A file's name for one run or several: the run's; else their pair, their losses and the schedule if they share it;
+    of several pairs, the first and how many more."""
     first = runs[0]
     if len(runs) == 1:
         return first.name
     if not first.pair or any(run.pair != first.pair for run in runs):
         return f"{first.name}_and_{len(runs) - 1}_more"
-    shared = [first.pair]
-    if all(run.loss == first.loss for run in runs):
-        shared.append(first.loss)
+    losses = list(dict.fromkeys(run.loss for run in runs))
+    text = "_".join(losses)
+    parts = [first.pair, text if len(text) <= LONGEST else f"{len(losses)}_losses"]
     if all(run.schedule == first.schedule for run in runs):
-        shared.append(first.schedule)
-    return "_".join(text for text in shared if text).replace(" ", "_")
+        parts.append(first.schedule)
+    return "_".join(part for part in parts if part).replace(" ", "_")
 
 
 def run_of(path: Path) -> str:

@@ -121,7 +121,9 @@ def read_csv(path: Path) -> list[Row]:
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file, strict=True))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not readable as CSV ({error}); copy it again or remove it") from None
     if any(None in row or None in row.values() for row in rows):
         raise UserError(f"{path}: damaged, a row and the heading differ in length; copy it again or remove it")

@@ -142,7 +142,8 @@ class Trainer:
         except checkpoint.MISFITS as error:
             raise checkpoint.misfit(self.run.folder, error) from None
         self.run.check_best(len(self.history))
-        self.run.was_complete = self.progress.epoch > self.training.epochs
+        if self.progress.epoch > self.training.epochs:
+            self.run.ended_before()
         self.run.write_log(self.history)
         print(f"{self.run.name}: {len(self.history)} of {self.training.epochs} epochs are done", flush=True)
 

@@ -84,8 +84,8 @@ def side_by_side(turns: Sequence[Turn], stop: StopRequest) -> None:
     """Take turns until every run has ended. A run that fails says so and leaves the rest to go on.
 
     Raises:
-        UserError: in the end, that of the first run which failed; Interrupted, after a signal, likewise. Any other
-            error is raised when the other runs have stopped as after a signal, and so are saved.
+        UserError: in the end, of the kind of the first run's that failed; Interrupted, after a signal, likewise. Any
+            other error is raised when the other runs have stopped as after a signal, and so are saved.
     """
     going, failures, first_round = list(turns), list[Exception](), True
     while going:
@@ -107,5 +107,7 @@ def side_by_side(turns: Sequence[Turn], stop: StopRequest) -> None:
     failures.sort(key=lambda failure: isinstance(failure, UserError))  # what nobody expected comes first
     if failures and isinstance(failures[0], Interrupted):
         raise Interrupted("the runs were stopped as the lines above say; continue all with --resume")
+    if failures and isinstance(failures[0], UserError):
+        raise type(failures[0])(f"{len(failures)} of {len(turns)} runs failed, as the lines above say")
     if failures:
         raise failures[0]
