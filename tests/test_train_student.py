@@ -379,9 +379,7 @@ def test_a_run_whose_best_weights_are_gone_does_not_go_on(prepared, refusal, epo
     best = Path("save_s_models/run/best.pth")
     kept = best.rename("kept.pth")
     go_on = ("--name", "run", "--epochs", epochs, "--lr_decay_epochs", "", "--resume")
-    assert f"{best}: missing, though 1 of the epochs of its run are done; put it back, choose another" in refusal(
-        *go_on
-    )
+    assert f"{best}: missing, though 1 of its run's epochs are done; put it back, choose another" in refusal(*go_on)
     kept.rename(best)
     train(*go_on)
 

@@ -205,7 +205,7 @@ class Run:
     def _check_best(self, epochs: int) -> None:
         if epochs and not self.best.is_file():
             raise UserError(
-                f"{self.best}: missing, though {epochs} of the epochs of its run are done; put it back, {self._instead()}"
+                f"{self.best}: missing, though {epochs} of its run's epochs are done; put it back, {self._instead()}"
             )
 
     def write_log(self, history: Sequence[dict]) -> None:
