@@ -381,7 +381,7 @@ def test_a_checkpoint_from_before_next_epoch_was_stored_resumes(train_set):
     train(TwoTerms(), train_set, epochs=2)
     state = checkpoint.load(f"{RUN}/last.pth")
     state["epoch"] = state.pop("next_epoch")
-    del state["devices"]
+    del state["made_by"]
     checkpoint.save(Path(RUN, "last.pth"), state)
     assert log_of(train(TwoTerms(), train_set, epochs=3, resume=True)) == log_of(whole)
 

@@ -420,12 +420,13 @@ def test_a_row_names_the_commits_that_trained_and_args_json_the_last_command(pre
     monkeypatch.setattr(run, "git_commit", lambda: "first")
     train("--lr_decay_epochs", "")
     monkeypatch.setattr(run, "git_commit", lambda: "second")
+    monkeypatch.setattr(run, "versions", lambda dataset: {"python": "3", "torch": "9"})
     Path("results/runs/run.csv").unlink()
     train("--lr_decay_epochs", "", "--resume")
-    assert row()["commit"] == "first"
+    assert row()["commit"] == "first" and row()["torch"] == torch.__version__
     assert json.loads(Path("save_s_models/run/args.json").read_text())["commit"] == "first"
     train("--lr_decay_epochs", "", "--epochs", 2, "--resume")
-    assert row()["commit"] == "first; second"
+    assert row()["commit"] == "first; second" and row()["torch"] == f"{torch.__version__}; 9"
     about = json.loads(Path("save_s_models/run/args.json").read_text())
     assert about["commit"] == "second" and about["args"]["epochs"] == 2
 

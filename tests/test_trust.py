@@ -444,7 +444,7 @@ KINDS = ("missing", *OTHERS)
 FIELDS = ("model", "objective", "optimizer", "random", "meters", "history", "step", "seconds", "args")
 
 
-ALL_FIELDS = (*FIELDS, "next_epoch", "devices", "accuracy")
+ALL_FIELDS = (*FIELDS, "next_epoch", "inputs", "made_by", "accuracy")
 
 
 @pytest.mark.parametrize(
@@ -471,7 +471,7 @@ def test_a_checkpoint_to_resume_with_a_field_of_another_kind(interrupted, monkey
     log = (folder / "log.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in log] == ["epoch", "1", "2", "3"]
     out = capsys.readouterr().out
-    if field in ("devices", "accuracy") or (field, kind) == ("seconds", "number"):
+    if field in ("inputs", "made_by", "accuracy") or (field, kind) == ("seconds", "number"):
         assert "previous.pth" not in out
     elif field == "model" and kind == "dict":  # its weights are also those of the objective, which are read
         assert "previous.pth" not in out

@@ -18,7 +18,7 @@ from .paths import ROOT
 def versions(dataset: str | None = None) -> dict[str, str]:
     """Versions of Python and of the libraries that numbers depend on, without importing them; with a data set of image
     files also of their decoder."""
-    found = {"python": platform.python_version(), "torch": torch.__version__}
+    found = {"python": platform.python_version(), "torch": str(torch.__version__)}
     for package in ("torchvision", "numpy", "gudhi"):
         try:
             found[package] = importlib.metadata.version(package)

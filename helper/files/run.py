@@ -50,9 +50,9 @@ FROM_CLOUDS = {"num_clouds", "sigma"}  # among the options of a fit, which has n
 CONCLUDED = {"weights_source"}  # what follows from the other options, in words
 
 
-def names_in(value: Any) -> list[str]:
+def texts_in(value: Any) -> list[str]:
     """The texts in a list of a checkpoint; one of an earlier version may lack it."""
-    return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
 
 
 class Run:
@@ -76,10 +76,11 @@ class Run:
         self.folder, self.options, self.device, self.resume = Path(folder), options, device, resume
         self.inputs = {**dict.fromkeys(INPUTS, ""), **(inputs or {})}
         self.name = self.folder.name
-        self.devices = [device_name(device)]  # several where a run was resumed with other threads or elsewhere
-        self.commits = [git_commit()]  # likewise
         self.was_complete = False
-        self._before: tuple[list[str], list[str]] = [], []  # devices and commits of the checkpoint
+        # Device, versions and commit; several where a run was resumed with others, or with other threads.
+        now = {"device": device_name(device), **versions(options.get("dataset")), "commit": git_commit()}
+        self.made_by = {name: [value] for name, value in now.items()}
+        self._before: dict[str, list[str]] = {}  # those of the checkpoint
 
     @property
     def best(self) -> Path:
@@ -115,24 +116,21 @@ class Run:
             raise UserError(f"{self.folder}: this run exists; continue it with --resume, {self._instead()}")
         self._check_options(state["args"])
         self._check_inputs(state.get("inputs"))
-        self._before = names_in(state.get("devices")), names_in(state.get("commits"))
-        self.devices, self.commits = (
-            [*(name for name in before if name not in now), *now]
-            for before, now in zip(self._before, (self.devices, self.commits), strict=True)
-        )
+        before = state.get("made_by", {"device": state.get("devices")})  # the latter in earlier versions
+        for name, now in self.made_by.items():
+            self._before[name] = texts_in(before.get(name)) if isinstance(before, dict) else []
+            self.made_by[name] = [*(value for value in self._before[name] if value not in now), *now]
         if any(self.options[name] != state["args"].get(name) for name in self.may_grow & self.options.keys()):
             self._write_args()
         return state
 
     def ended_before(self) -> None:
-        """Say that the checkpoint is the run's last: its row is of that device and commit."""
+        """Say that the checkpoint is the run's last: what makes its row now has not trained it."""
         self.was_complete = True
-        self.devices, self.commits = (
-            before or now for before, now in zip(self._before, (self.devices, self.commits), strict=True)
-        )
+        self.made_by = {name: self._before.get(name) or now for name, now in self.made_by.items()}
 
     def _write_args(self) -> None:
-        write_args(self.folder, self.options, self.commits[-1], self.devices[-1])
+        write_args(self.folder, self.options, self.made_by["commit"][-1], self.made_by["device"][-1])
 
     def _check_unbegun(self) -> None:
         """Refuse to begin where there are weights, but no checkpoint: those of a run that has ended, or of a network
@@ -192,7 +190,7 @@ class Run:
         return "or remove the folder"
 
     def save(self, state: dict) -> None:
-        state = {**state, "args": self.options, "inputs": self.inputs, "devices": self.devices, "commits": self.commits}
+        state = {**state, "args": self.options, "inputs": self.inputs, "made_by": self.made_by}
         distributed.on_first(checkpoint.save, self.folder / "last.pth", state, True)
 
     def save_best(self, state: dict) -> None:
@@ -222,12 +220,8 @@ class Run:
             print(f"{self.name}: had ended before; its row is {path}")
             return
         write_bytes(log_file(self.name), csv_bytes(history))
-        about = {
-            "device": "; ".join(self.devices),
-            **versions(self.options.get("dataset")),
-            "commit": "; ".join(self.commits),
-            "command": command(self.options.get("trial")),
-        }
+        about = {name: "; ".join(values) for name, values in self.made_by.items()}
+        about["command"] = command(self.options.get("trial"))
         options = {name: value for name, value in self.part_of_it.items() if name not in row}
         write_bytes(ROWS / path.name, csv_bytes([{"run": self.name, **row, **self.inputs, **options, **about}]))
         print(
