@@ -256,6 +256,6 @@ class RayRunner(Runner):
             tally.cut_off(name)
         else:
             tally.end(name, outcome.status, outcome.seconds)
-        if outcome.status and not stopped:
-            self.say(tally.failure(name, outcome.lines))
+            if outcome.status:
+                self.say(tally.failure(name, outcome.lines))
         self.say(tally.line(busy(self.ray, self.needed)))

@@ -169,8 +169,8 @@ class Runner:
                 else:
                     tally.end(name, status)
                     sorter.done(name)
-                if status and not stopped:
-                    self.say(tally.failure(name, lines))
+                    if status:
+                        self.say(tally.failure(name, lines))
                 self.say(tally.line())
         if self.reader_is_gone:
             raise BrokenPipeError

@@ -57,10 +57,10 @@ def device_name(device: torch.device) -> str:
 
 
 def command(trial: int | None = None) -> str:
-    """The command that makes the run from its beginning, which is the same whether it was resumed or not. trial: of a
-    run that several --trial are not the numbers of."""
+    """The command that makes the run from its beginning, which is the same whether it was resumed or not. trial: the
+    run's own, in place of the numbers of several."""
     options = [option for option in sys.argv[1:] if option != "--resume"]
-    if "--trial" in options:
+    if trial is not None and "--trial" in options:
         first = last = options.index("--trial") + 1
         while last < len(options) and options[last].isdecimal():
             last += 1

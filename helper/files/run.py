@@ -109,11 +109,12 @@ class Run:
     def _start(self, fields: checkpoint.Fields) -> dict | None:
         state = checkpoint.load_latest(self.folder, "cpu", {**fields, "args": dict}, "a checkpoint of this run")
         if state is None:
-            self._check_unbegun()
+            self._check_weights()
+        if not self.resume and (state is not None or self.best.is_file()):
+            raise UserError(f"{self.folder}: this run exists; continue it with --resume, {self._instead()}")
+        if state is None:
             self._write_args()
             return None
-        if not self.resume:
-            raise UserError(f"{self.folder}: this run exists; continue it with --resume, {self._instead()}")
         self._check_options(state["args"])
         self._check_inputs(state.get("inputs"))
         before = state.get("made_by", {"device": state.get("devices")})  # the latter in earlier versions
@@ -132,15 +133,12 @@ class Run:
     def _write_args(self) -> None:
         write_args(self.folder, self.options, self.made_by["commit"][-1], self.made_by["device"][-1])
 
-    def _check_unbegun(self) -> None:
+    def _check_weights(self) -> None:
         """Refuse to begin where there are weights, but no checkpoint: those of a run that has ended, or of a network
         from elsewhere. A run that was killed before its first checkpoint has left its options, and no log."""
-        if not self.best.is_file():
-            return
-        if (self.folder / "log.csv").is_file() or not (self.folder / "args.json").is_file():
+        was_killed = (self.folder / "args.json").is_file() and not (self.folder / "log.csv").is_file()
+        if self.best.is_file() and not was_killed:
             raise UserError(f"{self.best}: exists, without a last.pth to go on from; put that back, {self._instead()}")
-        if not self.resume:
-            raise UserError(f"{self.folder}: this run exists; continue it with --resume, {self._instead()}")
 
     def _check_name(self) -> None:
         """Refuse the name of a teacher for a student and the reverse, as both would have one row."""
