@@ -78,6 +78,8 @@ def fit_dimension(dim: int, teacher: Network, train_images: LabelledImages, args
         options = plain(read(args, Teacher), data, clouds, choice, fit) | own
         ripsnet_run = Run(folder / choice.folder_name(dim), options, data.device, fit.resume)
         ripsnet_run.hold()
+    if ripsnet_run.ended(ripsnet_run.folder / "quality.json"):
+        return
     train, validation = split(files, dim, choice.ripsnet_clouds, data.device)
 
     seed_everything(fit.seed)

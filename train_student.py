@@ -39,7 +39,7 @@ from helper.cli.parser import Listing, Parser, read, run
 from helper.cli.types import model, model_help, number
 from helper.data import image_files, load_data, num_classes, train_loader
 from helper.errors import UserError
-from helper.files.paths import STUDENTS
+from helper.files.paths import STUDENTS, row_file
 from helper.files.run import Run, results_row
 from helper.networks import Network, check_contract, check_image_size, load_network
 from helper.settings import (
@@ -186,6 +186,8 @@ def training(student: Student, before: str, stop: StopRequest) -> Steps[None]:
         student.objective,
         student.sets,
     )
+    if student_run.ended(row_file(student_run.name)):
+        return
     repetition, first = settings.repetition, []
     loader = train_loader(train_set, settings.training.batch_size, repetition.seed)
     if settings.loss.first_epochs:

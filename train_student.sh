@@ -31,6 +31,7 @@ OPERATOR=${OPERATOR:-mean}          # RipsNet's pooling; published: sum for WRN-
 DIM=${DIM:-0}                       # homology dimension: 0, 1 or 01
 LAYER_T=${LAYER_T:--1}              # -1 is the pooled vector before the classifier
 PASSES=${PASSES:-256}               # for ImageNet 10
+CLOUD_SEED=${CLOUD_SEED:-0}         # of the shipped sets 1, with 16 passes
 PCD_BN=${PCD_BN:-eval}              # train: with batch statistics, as the authors made the clouds
 SIGMA_RULE=${SIGMA_RULE:-released}
 
@@ -58,7 +59,7 @@ if [ -z "$TOPOLOGY" ]; then
     DELTA=
 fi
 case $TOPOLOGY in ripsnet | exact)
-    stage generate_PCD_PI.py --passes "$PASSES" ${TEACHER_CACHE:+--teacher_cache}
+    stage generate_PCD_PI.py --passes "$PASSES" --seed "$CLOUD_SEED" ${TEACHER_CACHE:+--teacher_cache}
 esac
 if [ "$TOPOLOGY" = ripsnet ]; then
     stage train_ripsnet.py --operator "$OPERATOR" --epochs "$RIPSNET_EPOCHS" --resume

@@ -18,7 +18,7 @@ from dataset import dataset_dict
 from helper.cli.parser import Parser, read, run
 from helper.cli.types import model, model_help
 from helper.data import load_data, train_loader
-from helper.files.paths import TEACHERS
+from helper.files.paths import TEACHERS, row_file
 from helper.files.run import Run, results_row
 from helper.networks import check_contract, check_image_size
 from helper.settings import Data, Repetition, Training, plain
@@ -49,6 +49,10 @@ def main(args) -> None:
     network = build_student(args.model, info.num_classes, repetition.seed, data.device)
     check_contract(network, args.model, args.dataset)
     train_set, test_set = load_data(data)
+    teacher_run.hold()
+    if teacher_run.ended(row_file(name)):
+        return
+
     loader = train_loader(train_set, training.batch_size, repetition.seed)
     about = {"arch": args.model, "num_classes": info.num_classes, "dataset": data.dataset}
     objective = Objective(network, {"ce": 1.0}, training.amp)

@@ -165,6 +165,12 @@ def test_calls_for_students_make_only_what_is_needed(calls, variables, stages):
     assert wanted or not args.delta
 
 
+def test_clouds_have_a_seed_of_their_own(calls):
+    for variables, seed in (({}, 0), ({"CLOUD_SEED": "1"}, 1)):
+        (_, clouds), (_, ripsnet), (_, student) = calls("train_student.sh", TRIALS="3", **variables)
+        assert (clouds.seed, ripsnet.seed, student.seed) == (seed, 1, None)
+
+
 def test_the_cache_is_asked_for_in_stage_2_and_of_students_alike(calls):
     for value, asked in (("1", True), ("", False)):
         (_, clouds), (_, student) = calls("train_student.sh", TOPOLOGY="exact", TRIALS="1", TEACHER_CACHE=value)

@@ -377,6 +377,23 @@ def test_resume_of_a_fit_that_began_on_a_cuda_device():
     assert all(torch.equal(found[name], weights) for name, weights in whole["model"].items())
 
 
+def test_a_fit_that_has_ended_is_skipped_without_its_checkpoint_and_its_clouds(capsys):
+    """As those that this project ships."""
+    make_clouds("--passes", 8)
+    fit("--epochs", 2)
+    (FITTED / "last.pth").unlink()
+    for path in CLOUDS.glob("*/*.npy"):
+        path.unlink()
+    before = (FITTED / "best.pth").read_bytes()
+    fit("--epochs", 2, "--resume")
+    assert f"had ended before, as {FITTED / 'quality.json'} says" in capsys.readouterr().out
+    assert (FITTED / "best.pth").read_bytes() == before
+    with pytest.raises(UserError, match="--resume with other options"):
+        fit("--epochs", 2, "--resume", "--lr", 0.1)
+    with pytest.raises(UserError, match="holds no clouds"):  # it is to go on
+        fit("--epochs", 3, "--resume")
+
+
 def test_resume_refuses_a_set_that_has_grown():
     make_clouds()
     fit("--epochs", 2)

@@ -1,6 +1,7 @@
 """make_tables.py and helper/report: the numbers of a table, what is averaged, and what is refused."""
 
 import csv
+import errno
 import math
 import os
 import re
@@ -661,22 +662,22 @@ def test_a_path_that_cannot_be_written_is_one_line_that_names_the_option(runs, t
     assert "--out: cannot write file/tables.md: " in refused(*given, "--out", "file/tables.md")
     assert "--out: cannot write " in refused(*given, "--out", "n" * 300)
     Path("page.md").write_text("<!-- tables -->\n<!-- /tables -->\n")
-    monkeypatch.setattr(make_tables, "write_bytes", only_tables(make_tables.write_bytes))
+    monkeypatch.setattr(os, "replace", only_tables(os.replace))
     given += ("--published", PUBLISHED, "--into", "page.md", "--out", "tables.md")
     assert "--into: cannot write page.md: " in refused(*given)
     assert Path("tables.md").exists() and Path("tables.tex").exists()
     assert Path("page.md").read_text() == "<!-- tables -->\n<!-- /tables -->\n"
 
 
-def only_tables(write):
-    """`write_bytes` where nothing can be written but the tables: the temporary name beside the page is a folder."""
+def only_tables(replace):
+    """`os.replace` where no file can be replaced but the tables."""
 
-    def write_bytes(path, data, option):
-        if path.stem != "tables":
-            path.with_name(f"{path.name}.tmp").mkdir()
-        write(path, data, option)
+    def refuse_others(old, new):
+        if Path(new).stem != "tables":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(new))
+        replace(old, new)
 
-    return write_bytes
+    return refuse_others
 
 
 @pytest.fixture

@@ -389,17 +389,56 @@ def kept_files(folder="save_s_models/run"):
     return {path: path.read_bytes() for path in paths if path.is_file() and not path.name.startswith(".lock")}
 
 
-@pytest.mark.parametrize("resume", [(), ("--resume",)])
-@pytest.mark.parametrize("gone", [["last.pth"], ["last.pth", "args.json", "log.csv"]], ids=["ended", "from elsewhere"])
-def test_weights_without_a_checkpoint_are_not_trained_over(prepared, refusal, gone, resume):
+@pytest.mark.parametrize(
+    "gone, options",
+    [
+        (["last.pth"], ["--seed", 9]),
+        (["last.pth"], ["--resume", "--epochs", 2, "--lr_decay_epochs", ""]),
+        (["last.pth", "args.json", "log.csv"], ["--seed", 9]),
+        (["last.pth", "args.json", "log.csv"], ["--resume"]),
+    ],
+    ids=["ended", "to go on", "from elsewhere", "from elsewhere, to go on"],
+)
+def test_weights_without_a_checkpoint_are_not_trained_over(prepared, refusal, gone, options):
     """As those that this project ships, and those of a run whose last.pth was removed to save space."""
-    train()
+    train("--lr_decay_epochs", "")
     for name in gone:
         Path("save_s_models/run", name).unlink()
     before = kept_files()
-    line = refusal("--name", "run", "--seed", 9, *resume)
+    line = refusal("--name", "run", *options)
     assert "save_s_models/run/best.pth: exists, without a last.pth to go on from; put that back, choose another" in line
     assert kept_files() == before
+
+
+def test_a_run_that_has_ended_is_skipped_though_its_checkpoint_is_gone(prepared, refusal, capsys):
+    """As reproduce.py skips it, which reads the row alone; a run of other options or of another teacher is refused."""
+    train()
+    Path("save_s_models/run/last.pth").unlink()
+    before, row = kept_files(), Path("results/runs/run.csv")
+    train("--resume")
+    assert "run: had ended before, as results/runs/run.csv says" in capsys.readouterr().out
+    assert kept_files() == before
+    assert "--resume with other options (--seed was 1, now 9)" in refusal("--name", "run", "--seed", 9, "--resume")
+    (found,) = csv.DictReader(row.read_text().splitlines())
+    row.write_text(row.read_text().replace(found["teacher_sha256"], "0" * 64))
+    assert "--resume with another teacher (teacher_sha256 was 0000" in refusal("--name", "run", "--resume")
+    row.unlink()  # then nothing says that it had ended
+    assert "exists, without a last.pth to go on from" in refusal("--name", "run", "--resume")
+
+
+def test_of_several_students_those_that_have_ended_are_skipped(prepared, capsys):
+    several = [*USUAL, "--model_s", "resnet8", "--epochs", 1, "--resume"]
+    call(train_student, *several, "--trial", 1, 2)
+    expected = {path: checkpoint.load(path)["model"] for path in Path("save_s_models").glob("*/best.pth")}
+    assert len(expected) == 2
+    ended, unfinished = sorted(Path("save_s_models").iterdir())
+    (ended / "last.pth").unlink()
+    shutil.rmtree(unfinished)
+    for _ in range(2):
+        call(train_student, *several, "--trial", 1, 2)
+        assert f"{ended.name}: had ended before, as results/runs/" in capsys.readouterr().out
+        assert all(equal(checkpoint.load(path)["model"], weights) for path, weights in expected.items())
+        (unfinished / "last.pth").unlink(missing_ok=True)
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(prepared, refusal):

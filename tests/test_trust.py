@@ -33,6 +33,7 @@ import visualize
 from helper.cli.parser import run
 from helper.errors import UserError
 from helper.files import checkpoint, lock
+from helper.files.atomic import write_bytes
 from helper.networks import load_network
 from helper.training import objective
 from models import create_model
@@ -233,6 +234,20 @@ def test_a_place_without_the_right_to_write_is_named(noisy, monkeypatch, capsys,
     _, line = ends(monkeypatch, capsys, script, *given, status=status)
     assert "cannot write " in line and f": {reason}; " in line and line.count("\n") == 1
     assert not list(Path().rglob("*.tmp"))
+
+
+def test_two_processes_that_write_one_file_leave_one_whole(tmp_path, monkeypatch):
+    """Such as two that make the tables: one begins and ends while the other is about to put its file in place."""
+    path, replace = tmp_path / "tables.md", os.replace
+
+    def interrupted(old, new):
+        monkeypatch.setattr(os, "replace", replace)
+        write_bytes(path, b"short")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    write_bytes(path, b"much longer")
+    assert path.read_bytes() == b"much longer" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_full_disk_under_a_path_that_was_given_is_the_user_s(noisy, monkeypatch, capsys):

@@ -437,6 +437,16 @@ def test_curves_are_named_by_what_distinguishes_them(drawn, rows, file, title, l
     assert [label.split(" (n")[0] for label in found[2]] == labels
 
 
+@pytest.mark.parametrize("trials, end", [((1,), ""), ((2,), "_trial2"), ((2, 1), "_trial2-1")])
+def test_files_are_named_by_other_trials_than_the_first(trials, end):
+    runs = [f"{loss}_trial{trial}" for loss in ("KD", "TopKD") for trial in trials]
+    for run in runs:
+        loss, _, trial = run.partition("_trial")
+        write_row(run, loss, trial=trial)
+    shown = figure_data.Shown("teacher", tuple(Path(f"save_s_models/{run}/best.pth") for run in runs))
+    assert shown.file_name == f"a-b_noise_KD_TopKD{end}"
+
+
 def test_students_of_two_teachers_of_one_architecture_are_two(drawn):
     for run, sha256 in (("x_trial1", "1"), ("x_trial2", "2")):
         write_row(run, "KD", teacher_sha256=sha256)

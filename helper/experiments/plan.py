@@ -15,6 +15,7 @@ from distiller_zoo import distiller_dict
 from ..clouds.outputs import uncached
 from ..clouds.store import CloudSet
 from ..errors import UserError
+from ..files import checkpoint
 from ..files.lock import LOCK
 from ..files.paths import RESULTS, STUDENTS, TEACHERS, clouds_folder, quality_file, row_file, spec_file
 from ..networks import TORCHVISION
@@ -50,7 +51,7 @@ SECTIONS: dict[str, tuple[type, ...]] = {
 
 
 SEVERAL = ("train_teacher", "generate_PCD_PI", "train_student")  # the scripts that torchrun can start
-TRACES = (LOCK, "last.pth", "last.new", "previous.pth")  # of training, which a run leaves beside best.pth
+TRACES = (LOCK, *checkpoint.NAMES)  # of training, which a run leaves beside best.pth
 
 
 # What the command line may name

@@ -9,6 +9,7 @@ import errno
 import io
 import json
 import os
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ def write_bytes(path: Path, data: bytes, option: str | None = None) -> None:
     option: the option that named the path, if one did: a wrong path is the user's, and raises UserError instead of
     RunStopped.
     """
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")  # two processes may write one file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -79,6 +80,24 @@ def read_json(path: Path, advice: str = "copy it again, or remove it to have it 
     if not isinstance(value, dict):
         raise UserError(f"{path}: holds a {type(value).__name__}, expected a JSON object; {advice}")
     return value
+
+
+def read_args(folder: Path) -> dict[str, Any]:
+    """The options in a run's args.json; UserError where the file holds none."""
+    path = folder / "args.json"
+    options = read_json(path).get("args")
+    if not isinstance(options, dict):
+        raise UserError(f"{path}: has no 'args', expected the options of a run; copy it again or remove it")
+    return options
+
+
+def first_row(path: Path) -> dict[str, str]:
+    """The first row of a CSV file by its columns, {} where there is none. UserError if the file holds anything else."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return next(csv.DictReader(file), {})
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not readable as CSV ({error}); copy it again or remove it") from None
 
 
 def npy(array: np.ndarray) -> bytes:

@@ -15,7 +15,7 @@ from .. import distributed
 from ..errors import UserError
 from ..settings import NOT_PART_OF_A_RUN, SECTIONS, defaults
 from . import checkpoint, lock
-from .atomic import csv_bytes, write_bytes, write_json
+from .atomic import csv_bytes, first_row, read_args, write_bytes, write_json
 from .paths import ROWS, STUDENTS, TEACHERS, log_file, row_file
 from .provenance import command, device_name, git_commit, versions
 
@@ -100,6 +100,31 @@ class Run:
             self._check_name()
         lock.hold(self.folder, "--name" if self.options.get("name") else None)
 
+    def ended(self, last_written: Path) -> bool:
+        """Whether --resume has nothing to do, as the run has ended and its checkpoint was removed, or not published;
+        says so. The folder is held.
+
+        last_written: the file of a run that is written last, its row or quality.json.
+
+        Raises:
+            UserError: where it was a run of other options or inputs.
+        """
+        return distributed.on_first(self._ended, last_written)
+
+    def _ended(self, last_written: Path) -> bool:
+        has_checkpoint = any((self.folder / name).exists() for name in checkpoint.NAMES)
+        files = self.best, self.folder / "args.json", last_written
+        if not self.resume or has_checkpoint or not all(path.is_file() for path in files):
+            return False
+        old = read_args(self.folder)
+        self._check_options(old)
+        if self._has_grown(old):
+            return False  # it is to go on, but has no checkpoint
+        if last_written.suffix == ".csv":
+            self._check_inputs(first_row(last_written))
+        print(f"{self.name}: had ended before, as {last_written} says", flush=True)
+        return True
+
     def start(self, fields: checkpoint.Fields) -> dict | None:
         """The checkpoint to continue from, its tensors on the CPU; None for a fresh run. Locks the folder, writes
         args.json of a fresh run."""
@@ -121,9 +146,12 @@ class Run:
         for name, now in self.made_by.items():
             self._before[name] = texts_in(before.get(name)) if isinstance(before, dict) else []
             self.made_by[name] = [*(value for value in self._before[name] if value not in now), *now]
-        if any(self.options[name] != state["args"].get(name) for name in self.may_grow & self.options.keys()):
+        if self._has_grown(state["args"]):
             self._write_args()
         return state
+
+    def _has_grown(self, old: dict[str, Any]) -> bool:
+        return any(self.options[name] != old.get(name) for name in self.may_grow & self.options.keys())
 
     def ended_before(self) -> None:
         """Say that the checkpoint is the run's last: what makes its row now has not trained it."""

@@ -2,14 +2,13 @@
 holds. Names of runs are shown, not read.
 """
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files.atomic import read_json
+from ..files.atomic import first_row, read_args
 from ..files.paths import LOGS, ROWS, row_file
 from ..settings import NOT_PART_OF_A_RUN
 
@@ -25,10 +24,10 @@ class Identity:
     """What a run is known by.
 
     name: of the run. key: equal for the repetitions of a run, and for them alone.
-    topology: SHA-256 of its RipsNet or spec; '' where it has none, or its row does not say.
+    topology: SHA-256 of its RipsNet or spec; '' where it has none, or its row does not say. trial: its number, as text.
     pair: 'resnet20-resnet8_cifar100', of a network trained alone 'resnet20_cifar100'. loss: the method's name, and
-    where its settings depart from its own. schedule: where training departs from the published one. The three are empty
-    where the run has no row.
+    where its settings depart from its own. schedule: where training departs from the published one. Trial and the
+    three are empty where the run has no row.
     """
 
     name: str
@@ -38,6 +37,7 @@ class Identity:
     schedule: str = ""
     alone: bool = False
     topology: str = ""
+    trial: str = ""
 
     @classmethod
     def of_row(cls, name: str, row: dict[str, str]) -> "Identity":
@@ -50,6 +50,7 @@ class Identity:
             schedule=row["schedule"],
             alone=not row["teacher"],
             topology=row.get("topology_sha256") or "",
+            trial=row.get("trial") or "",
         )
 
     @classmethod
@@ -72,24 +73,12 @@ def identity(name: str, row: Path, folder: Path | None) -> Identity:
     names.
     """
     if row.is_file():
-        found = _first_row(row)
+        found = first_row(row)
         if all(found.get(column) is not None for column in IDENTITY):
             return Identity.of_row(name, found)
     elif folder is not None and (folder / "args.json").is_file():
-        path = folder / "args.json"
-        options = read_json(path).get("args")
-        if not isinstance(options, dict):
-            raise UserError(f"{path}: has no 'args', expected the options of a run; copy it again or remove it")
-        return Identity.of_options(name, options)
+        return Identity.of_options(name, read_args(folder))
     return Identity(name, (name,))
-
-
-def _first_row(path: Path) -> dict[str, str]:
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return next(csv.DictReader(file), {})
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not readable as CSV ({error}); copy it again or remove it") from None
 
 
 def of_network(path: Path) -> Identity:
@@ -134,8 +123,8 @@ def distinguish(runs: Sequence[Identity]) -> Names:
 
 
 def several(runs: Sequence[Identity]) -> str:
-    """A file's name for one run or several: the run's; else their pair, their losses and the schedule if they share it;
-    of several pairs, the first and how many more."""
+    """A file's name for one run or several: the run's; else their pair, their losses, the schedule if they share it and
+    the trials but for 1; of several pairs, the first and how many more."""
     first = runs[0]
     if len(runs) == 1:
         return first.name
@@ -146,6 +135,9 @@ def several(runs: Sequence[Identity]) -> str:
     parts = [first.pair, text if len(text) <= LONGEST else f"{len(losses)}_losses"]
     if all(run.schedule == first.schedule for run in runs):
         parts.append(first.schedule)
+    trials = "-".join(dict.fromkeys(run.trial for run in runs))
+    if trials not in ("", "1"):
+        parts.append(f"trial{trials}")
     return "_".join(part for part in parts if part).replace(" ", "_")
 
 
