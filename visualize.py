@@ -240,10 +240,9 @@ def embeddings(args) -> None:
 
 def training_curves(args) -> None:
     columns = [column for line in figures.CURVES for column, _ in line]
-    groups = {
-        run: [figure_data.read_log(path, columns) for path in paths]
-        for run, paths in identity.find_logs(args.logs).items()
-    }
+    found = identity.find_logs(args.logs)
+    every = [identity.of_log(path) for paths in found.values() for path in paths]
+    groups = {run: [figure_data.read_log(path, columns) for path in paths] for run, paths in found.items()}
     if len(groups) > CURVES_AT_MOST:
         raise UserError(
             f"--logs: found the logs of {len(groups)} settings, expected at most {CURVES_AT_MOST}, which a reader can "
@@ -258,7 +257,6 @@ def training_curves(args) -> None:
     if max(counts.values()) > 1:
         title += ", band of one standard deviation"
     drawn = figures.curve_panels(title, rows, counts)
-    every = [run for run, logs in groups.items() for _ in logs]
     figures.save(args.out / f"curves_{identity.several(every)}", drawn, rows)
 
 

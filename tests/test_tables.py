@@ -194,6 +194,7 @@ def test_an_empty_schedule_is_the_published_one_and_no_control_of_another(runs, 
         {"seed": 2},
         {"amp": "bf16"},
         {"schedule": "e100"},
+        {"processes": 4},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -283,6 +284,8 @@ def test_pairs_teachers_schedules_and_networks_alone_have_their_own_tables(runs,
         ({"epochs": 100, "amp": "bf16"}, "amp is nothing and bf16; epochs is 240 and 100"),
         ({"alpha": 4.0, "delta": 1.0}, "alpha is 2.0 and 4.0; delta is 0.0 and 1.0"),
         ({"seed": 1, "trial": 2}, "a seed is duplicated"),
+        ({"processes": 4}, "processes is 1 and 4"),  # a row of an earlier version is of one
+        ({"ripsnet_r2": 0.5}, "ripsnet_r2 is nothing and 0.5"),
         ({"topology_sha256": "ef56"}, "topology_sha256 is cd34 and ef56"),
         ({"topology_sha256": "cd34" + 60 * "0" + "+ef"}, f"topology_sha256 is cd34 and cd34{36 * '0'}"),
     ],
@@ -305,19 +308,53 @@ def test_all_that_is_no_repetition_is_told_at_once(runs, tables):
     assert str(error.value).count("no repetitions of one run (lr is 0.05 and 0.1)") == 2
 
 
-def test_a_row_of_an_earlier_version_does_not_tell_its_ripsnet(runs, tables):
-    write_run(runs, "TopKD", seed=1, last=70.0)
-    write_run(runs, "TopKD", seed=2, last=71.0, topology_sha256="cd34")
+def test_of_a_row_of_an_earlier_version_the_r2_alone_tells_its_ripsnet(runs, tables):
+    write_run(runs, "TopKD", seed=1, last=70.0, ripsnet_r2=0.25)
+    write_run(runs, "TopKD", seed=2, last=71.0, ripsnet_r2=0.25, topology_sha256="cd34")
     assert cells(tables(), "TopKD \\*")["last"] == "70.50 ± 0.71 (2)"
+    write_run(runs, "TopKD", seed=3, ripsnet_r2=0.26)
+    with pytest.raises(UserError, match="ripsnet_r2 is 0.25 and 0.26"):
+        tables()
 
 
 def test_place_and_machine_may_differ_and_are_counted(runs, tables):
     write_run(runs, seed=1)
-    write_run(runs, seed=2, device="another", torch="3", commit="4567", command="other", path_t="elsewhere/best.pth")
+    place = {"device": "another", "torch": "3", "path_t": "elsewhere/best.pth", "model_t": "resnet56"}
+    write_run(runs, seed=2, commit="4567", command="other", **place)
     write_run(runs, seed=3, device="another")
     text = tables()
     assert cells(text, "KD")["last"] == "69.00 ± 0.00 (3)"
     assert "Runs: 3; devices: 2; commits: 2." in text
+
+
+def test_a_teacher_s_file_that_names_no_architecture_has_the_same_controls(runs, tables):
+    write_run(runs, "TopKD", last=70.0, model_t="")
+    write_run(runs, "KD-control", model_t="resnet56")
+    assert cells(tables(), "TopKD \\*")["last - control"] == "+1.00 (1)"
+
+
+def test_a_student_s_r2_may_be_infinite(runs, tables):
+    """As of a student whose clouds have collapsed, so that their exact images have no variance."""
+    for seed, r2 in ((1, "-inf"), (2, -30.0)):
+        write_run(runs, "TopKD", seed=seed, student_r2=r2)
+    assert cells(tables(), "TopKD \\*")["R² student"] == "-inf ± nan (2)"
+
+
+def test_of_a_student_trained_alone_and_by_cross_entropy_the_more_runs_are_shown(runs, tables):
+    for seed in (1, 2, 3):
+        write_run(runs, "CE", seed=seed, last=69.0, teacher="", teacher_sha256="")
+    write_run(runs, "CE", last=60.0)
+    column = "resnet56 > resnet20"
+    options = ("--published", PUBLISHED)
+
+    def shown():
+        text = section(tables(*options), "cifar100, homogeneous pairs: top-1, ours of the last epoch")
+        return cells(text, "CE")[column], re.search(r"Runs: \d", text).group()
+
+    assert shown() == ("69.00 ± 0.00 (3)", "Runs: 3")
+    for seed in (2, 3):
+        write_run(runs, "CE", seed=seed, last=60.0)
+    assert shown() == ("60.00 ± 0.00 (3)", "Runs: 6")  # other teachers' columns show those trained alone
 
 
 def columns(text, name):

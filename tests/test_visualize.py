@@ -383,7 +383,7 @@ def test_curves_are_means_over_the_seeds(drawn):
     write_row("a_trial1", "TopKD", "d25", trial=1)
     call(visualize, "curves", "--logs", "results/logs/one.csv", "results/logs/a_trial2.csv", "save_s_models/a_trial1")
     [(name, figure)] = drawn.items()
-    assert name == "curves_a-b_noise_KD_TopKD_d25"
+    assert name == "curves_a-b_noise_KD_TopKD_d25_trial1-2"
     rows = [tuple(row.values()) for row in rows_of(name)]
     assert rows == [
         ("KD", "test_acc", "1", "2", "12.0", "2.82843"),  # (14 - 10) / sqrt(2)
@@ -409,6 +409,15 @@ def test_curves_are_means_over_the_seeds(drawn):
     assert "a-b_noise: mean over n runs, band of one standard deviation" == figure.get_suptitle()
 
 
+def test_curves_of_a_value_that_is_not_finite(drawn):
+    for trial, r2 in ((1, "-inf"), (2, "-3.0")):
+        write_log(f"results/logs/x_trial{trial}.csv", epoch=[1, 2], test_acc=[10, 20], student_r2=[r2, -2])
+        write_row(f"x_trial{trial}", "TopKD", trial=trial)
+    call(visualize, "curves", "--logs", "results/logs")
+    rows = [row for row in rows_of(*drawn) if row["column"] == "student_r2"]
+    assert [(row["mean"], row["std"]) for row in rows] == [("-inf", "nan"), ("-2.0", "0.0")]
+
+
 def curves_of(drawn, *runs):
     """(name of the file, title, labels) of the curves of logs with one epoch."""
     for run in runs:
@@ -424,14 +433,19 @@ def curves_of(drawn, *runs):
         ([("KD", "", "e8"), ("TopKD", "", "e8")], "curves_a-b_noise_KD_TopKD_e8", "a-b_noise (e8)", ["KD", "TopKD"]),
         ([("KD", "", "e8"), ("KD", "", "")], "curves_a-b_noise_KD", "a-b_noise", ["KD e8", "KD"]),
         ([("KD", "", ""), ("KD", "T2", "")], "curves_a-b_noise_KD_KD_T2", "a-b_noise", ["KD", "KD T2"]),
-        ([("TopKD", "d25", ""), ("TopKD", "d25", "")], "curves_a-b_noise_TopKD_d25", "a-b_noise", ["TopKD d25"]),
+        (
+            [("TopKD", "d25", ""), ("TopKD", "d25", "")],
+            "curves_a-b_noise_TopKD_d25_trial1-2",
+            "a-b_noise",
+            ["TopKD d25"],
+        ),
         ([("TopKD", "d25", "")], "curves_x1_trial1", "a-b_noise", ["TopKD d25"]),
     ],
 )
 def test_curves_are_named_by_what_distinguishes_them(drawn, rows, file, title, labels):
     runs = [f"x{number}_trial1" for number, _ in enumerate(rows, 1)]
-    for run, row in zip(runs, rows, strict=True):
-        write_row(run, *row)
+    for trial, (run, row) in enumerate(zip(runs, rows, strict=True), 1):
+        write_row(run, *row, trial=trial if len(set(rows)) == 1 else 1)
     found = curves_of(drawn, *runs)
     assert found[0] == file and found[1].startswith(f"{title}: mean over n runs")
     assert [label.split(" (n")[0] for label in found[2]] == labels

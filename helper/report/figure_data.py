@@ -32,6 +32,7 @@ from ..settings import Clouds, Data, RipsNetChoice
 from ..student.topology import check_spec, load_ripsnet, load_spec, ripsnet_files
 from .figures import Images, pixel_grid
 from .identity import of_network, run_of, several
+from .results import deviation
 
 EMBEDDINGS = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA"}
 MOST_NAMES = 100  # of classes in a message
@@ -337,7 +338,7 @@ def curve_rows(run: str, logs: Sequence[Sequence[Row]], columns: Sequence[str]) 
                 "epoch": epoch,
                 "n": len(found),
                 "mean": six_digits(statistics.fmean(found)),
-                "std": six_digits(statistics.stdev(found)) if len(found) > 1 else None,
+                "std": six_digits(deviation(found)) if len(found) > 1 else None,
             }
             for epoch, found in sorted(values.items())
         ]

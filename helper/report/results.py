@@ -19,20 +19,21 @@ from ..errors import UserError
 from ..experiments.catalogue import published_for
 from .identity import IDENTITY
 
-# What may differ between repetitions: what was measured, which repetition it is, where it ran, and where the weights
-# are said to come from. The teacher itself is known by teacher_sha256, wherever its file lies.
-MEASURED = {"best", "best_epoch", "last", "mean_last10", "ripsnet_r2", "student_r2", "seconds", "teacher_acc"}
+# What may differ between repetitions: what was measured of them, which repetition it is, where it ran, and where the
+# weights are said to come from. The teacher itself is known by teacher_sha256, wherever its file lies and whether or
+# not it names the architecture. Batch norms see the share of one process, so the number of processes is a setting.
+MEASURED = {"best", "best_epoch", "last", "mean_last10", "student_r2", "seconds", "teacher_acc"}
 REPETITION = {"run", "trial", "seed"}
-PLACE = {"path_t", "device", "processes", "weights_source", "decoder", "commit", "command"}
+PLACE = {"path_t", "model_t", "device", "weights_source", "decoder", "commit", "command"}
 PLACE |= {"python", "torch", "torchvision", "numpy", "gudhi"}
 MAY_DIFFER = MEASURED | REPETITION | PLACE | {"file"}
 # What the control lacks beside the options that its row leaves empty: the topology term.
 TOPOLOGY = {"method", "variant", "delta"}
 
 LATER_COLUMNS = ("variant", "schedule")  # rows of earlier versions have none
-LATER_INPUTS = {"topology_sha256"}  # which nothing tells of a row that has no such column
+LATER_INPUTS = {"topology_sha256"}  # which of a row that has no such column only ripsnet_r2 tells, if anything
 REQUIRED = {"run", "seed", "epochs", "best", "last", *IDENTITY}
-NUMBERS = MEASURED | {"delta"}
+NUMBERS = MEASURED | {"ripsnet_r2", "delta"}
 PUBLISHED_COLUMNS = ["dataset", "group", "method", "teacher", "student", "top1", "std", "epoch", "source", "note"]
 EPOCHS = {"last": "last epoch", "best": "best test epoch", "unknown": "not stated"}
 
@@ -164,7 +165,7 @@ def read_run(path: Path) -> Row:
         bad.append("epochs")
     if bad:
         raise UserError(f"{path}: {bad[0]} is '{row[bad[0]]}', expected a number; copy the file again or remove it")
-    return row | {"file": str(path)}
+    return {"processes": "1", **row, "file": str(path)}  # rows of earlier versions are of one process
 
 
 def read_runs(folder: Path) -> list[Row]:
@@ -227,12 +228,18 @@ def conflict(rows: Sequence[Row]) -> str:
 # Statistics
 
 
+def deviation(values: Sequence[float]) -> float:
+    """The sample standard deviation (n - 1) of two or more values; nan where one is not finite, as R² of images without
+    variance."""
+    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
+
+
 def summary(values: Sequence[float], digits: int = 2) -> str:
     """'97.50 ± 0.31 (3)', with the sample standard deviation (n - 1); '97.50' for one value, '-' for none."""
     if not values:
         return NONE
     mean = f"{statistics.fmean(values):.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.{digits}f} ({len(values)})"
+    return mean if len(values) == 1 else f"{mean} ± {deviation(values):.{digits}f} ({len(values)})"
 
 
 class Paired(NamedTuple):

@@ -203,15 +203,17 @@ def comparison(published: Sequence[Row], runs: Sequence[Runs], column: str = "la
         dataset, teacher, student = pair
         alone = [each for each in runs if each.pair == (dataset, "", student) and not each.full_label.departures]
         for heading, trained in teachers:
-            cells = {}
-            for each in alone + trained:  # a student of this pair trained by CE alone replaces the network alone
-                label = each.full_label if each["teacher"] else Label("CE")
-                cells[label] = marked(summary([*each.values(column).values()]), each)
+            # A student that was trained by CE alone and a network trained alone are the same: the more runs are shown.
+            shown = {
+                each.full_label if each["teacher"] else Label("CE"): each
+                for each in sorted(alone + trained, key=lambda each: len(each.rows))
+            }
+            cells = {label: marked(summary([*each.values(column).values()]), each) for label, each in shown.items()}
             for each in trained:
                 cells[Label("teacher")] = next((f"{acc:.2f}" for acc in each.values("teacher_acc").values()), NONE)
             columns.append((heading, cells))
             ours += cells.values()
-            used += alone + trained
+            used += shown.values()
         columns.append((f"{teacher}\n> {student}\npublished", published_cells(theirs[pair], sources)))
     marks = ", ".join(f"{mark} {EPOCHS[epoch]}" for epoch, mark in EPOCH_MARKS.items())
     numbers = "; ".join(f"{number} {source}" for number, source in enumerate(sources, 1))
