@@ -18,8 +18,9 @@ class AB(nn.Module):
     batch norm (ValueError where there is none between the two sizes). A connected value s with the teacher's t adds
     (s + margin)^2 where t <= 0 and s > -margin, and (margin - s)^2 where t > 0 and s <= margin. Summed over the
     elements, divided by the batch size, times 2^(i - L + 1) for stage i of L, counted from 0, and times 3 / 1000, to
-    which the published weight belongs. The margin of 1 is assumed. In the first stage nothing else is trained with it;
-    afterwards cross entropy is alone.
+    which the published weight belongs. In the first stage nothing else is trained with it; afterwards cross entropy is
+    alone. The batch norm behind a wide ResNet's last stage is trained with it, which the code of the published weight
+    leaves as it was initialised.
     """
 
     def __init__(self, pair: Pair, *, margin: float = 1.0):

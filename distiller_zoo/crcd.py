@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from .crd import CRD, EPS
 from .method import Batch, Output, Pair
 
-SMALLEST = 1e-6  # of a squared distance between memories: below it, float32 knows no direction
+SMALLEST = 1e-6  # of a squared distance, in units of the anchors' variance: below it, float32 knows no direction
+TINY = 1e-30  # for anchors that are equal
 GRADIENT_SCALE = 10.0
 
 
@@ -24,14 +25,16 @@ class Relations(CRD):
 
     def contrast(self, vectors: Tensor, memory: Tensor, Z: Tensor, contrasted: Tensor) -> Tensor:
         """The loss of vectors (B, feat_dim) against memory[contrasted]; contrasted (B, 1 + nce_k), i itself first."""
-        anchors = memory[contrasted[:, 0]]
-        others = memory[contrasted]
+        anchors, others = memory[contrasted[:, 0]], memory[contrasted]
+        centre = anchors.mean(dim=0)  # taken off, as it changes no direction, but may be most of an embedded gradient
+        vectors, anchors, others = vectors - centre, anchors - centre, others - centre
         relation = F.normalize(vectors[:, None] - anchors, dim=2)  # (B, B, feat_dim), of image i and anchor a
         # r . (w - a) over |w - a|, from inner products: no array has both all candidates and all coordinates.
         inner = relation @ others.mT - (relation * anchors).sum(dim=2, keepdim=True)  # (B, B, 1 + nce_k)
         crossed = anchors @ others.mT
         squared = others.square().sum(dim=2)[:, None] - 2 * crossed + anchors.square().sum(dim=1)[:, None]
-        powers = (inner / squared.clamp(min=SMALLEST).sqrt() / self.nce_t).exp()
+        least = SMALLEST * anchors.square().sum(dim=1).mean()
+        powers = (inner / torch.maximum(squared, least + TINY).sqrt() / self.nce_t).exp()
         counts = ~torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)  # i's direction to itself is none
         pairs = max(1, len(vectors) * (len(vectors) - 1))
         with torch.no_grad():

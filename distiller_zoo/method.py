@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 # {(teacher, student): {a name in OF_PAIR, "source" or an option: value}}
 ByPair = dict[tuple[str, str], dict[str, Any]]
-OF_PAIR = ("gamma", "alpha", "beta", "kd_T", "warmup", "schedule")  # fields of a method that a pair may have otherwise
+# Fields of a method that a pair may have otherwise.
+OF_PAIR = ("gamma", "alpha", "beta", "kd_T", "warmup", "schedule", "preact_s")
 AS_CIFAR = "assumed: as for CIFAR-100"
 
 # The value of a field that a method does not ask for. The types below are those that a loss is given which asks for it.

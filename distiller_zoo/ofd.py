@@ -36,6 +36,8 @@ class OFD(nn.Module):
             nn.Sequential(nn.Conv2d(shape_s[0], shape_t[0], 1, bias=False), BatchNorm(shape_t[0]))
             for shape_s, shape_t in stage_shapes(pair)
         )
+        for connector in self.connectors:
+            nn.init.kaiming_normal_(connector[0].weight, mode="fan_out", nonlinearity="relu")
         norms = [norm for norm in pair.norms_t if norm is not None]
         if not len(norms) == len(pair.norms_t) == len(self.connectors):
             raise ValueError("needs a teacher whose pre-activations come from a batch norm")

@@ -27,6 +27,8 @@ class AttentionFusion(nn.Module):
         self.reduce = nn.Sequential(nn.Conv2d(width_s, width, 1, bias=False), BatchNorm(width))
         self.expand = nn.Sequential(nn.Conv2d(width, shape_t[0], 3, padding=1, bias=False), BatchNorm(shape_t[0]))
         self.attention = nn.Sequential(nn.Conv2d(2 * width, 2, 1), nn.Sigmoid()) if fuse else None
+        for part in (self.reduce, self.expand):
+            nn.init.kaiming_uniform_(part[0].weight, a=1)
 
     def forward(self, x: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
         x = self.reduce(x)
@@ -56,7 +58,8 @@ class ReviewKD(nn.Module):
     Levels are the stages and the pooled vector, as a map of one pixel; from the deepest on, a fused map is handed to
     the shallower level. The fused maps have as many channels as the student's pooled vector, `width` at most. The
     published weights belong to this form, with a warm-up of 20 epochs: the student's maps after the ReLU, the teacher's
-    before it. ValueError for networks that differ in their number of stages, and for a width below 1.
+    before it; those for ImageNet to a warm-up of one epoch and both before it. ValueError for networks that differ in
+    their number of stages, and for a width below 1.
     """
 
     def __init__(self, pair: Pair, *, width: int = 512):

@@ -84,6 +84,7 @@ class WideResNet(nn.Module):
         self.pool = GlobalAveragePool()
         self.fc = nn.Linear(widths[2], num_classes)
         init_convolutions(self)
+        nn.init.zeros_(self.fc.bias)
 
     def forward(self, x, is_feat=False, preact=False):
         stem = self.conv1(x)

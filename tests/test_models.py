@@ -387,6 +387,11 @@ def test_classifier_starts_near_zero(name):
     assert not classifier.bias.any()
 
 
+def test_the_classifier_of_a_wide_resnet_starts_without_bias():
+    classifier = create_model("wrn_16_2").fc
+    assert classifier.weight.any() and not classifier.bias.any()
+
+
 @pytest.mark.parametrize("name", ["ShuffleV1", "ShuffleV2"])
 def test_shufflenets_start_as_pytorch_does(name):
     torch.manual_seed(0)

@@ -2,7 +2,8 @@
 
 Published (the authors' released logs): ResNet56 > ResNet20 and WRN-40-2 > ShuffleNetV1. No source gives the others, so
 an unknown pair of one family takes the values of the first and an unknown pair of two families those of the second.
-On ImageNet, of which TopKD's code has nothing, delta and pooling are these too, and alpha is 1.
+On ImageNet, of which TopKD's code has nothing, delta and pooling are these too, alpha is 1 and the temperature that of
+KD for the pair: 1 where its settings are published.
 """
 
 import re
@@ -64,5 +65,5 @@ def pair_settings(teacher: str, student: str) -> PairSettings:
         return PUBLISHED[teacher, student]
     like = ("resnet56", "resnet20") if family(teacher) == family(student) else ("wrn_40_2", "ShuffleV1")
     if teacher.endswith("_imagenet"):
-        return replace(PUBLISHED[like], alpha=1.0, source=f"assumed: delta as {like[0]} > {like[1]}, alpha 1")
+        return replace(PUBLISHED[like], alpha=1.0, source=f"assumed: delta as {like[0]} > {like[1]}, alpha 1, T of KD")
     return replace(PUBLISHED[like], source=f"assumed: as {like[0]} > {like[1]}")

@@ -91,6 +91,31 @@ def test_relations_over_two_steps():
         assert [part.Z_s.item(), part.Z_t.item()] == pytest.approx(Z)
 
 
+@pytest.mark.parametrize("spread", [1.0, 1e-1, 1e-3])
+def test_relations_of_memories_that_lie_close_together(spread):
+    """As those of the gradients of CE, in which the bias of the embedding is most of a vector."""
+    _, loss, student, teacher, batch = case(gradient="none")
+    part = loss.relations
+    with torch.no_grad():
+        for memory in (part.memory_s, part.memory_t):
+            memory.copy_(nn.functional.normalize(torch.ones(1, 4).double() + spread * memory))
+        for embed in (part.embed_s, part.embed_t):
+            embed.weight *= spread
+            embed.bias.fill_(1.0)
+    v_s, v_t = embedded(part.embed_s, student.features[-1]), embedded(part.embed_t, teacher.features[-1])
+    expected, _ = relation_loss(v_s, v_t, array(part.memory_s), array(part.memory_t))
+    single = [output._replace(features=[output.features[-1].float()]) for output in (student, teacher)]
+    assert copy.deepcopy(loss).float()(*single, batch).item() == pytest.approx(expected, rel=1e-3)
+    assert loss(student, teacher, batch).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_equal_memories_have_no_direction():
+    _, loss, student, teacher, batch = case(gradient="none")
+    for memory in (loss.relations.memory_s, loss.relations.memory_t):
+        memory.fill_(0.5)
+    assert loss(student, teacher, batch).isfinite()
+
+
 def test_the_gradient_of_cross_entropy_is_the_derivative_by_the_pooled_vector():
     pair, loss, student, teacher, batch = case(width_s=3, gradient="contrast")
     outputs = []

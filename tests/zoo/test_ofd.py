@@ -53,6 +53,16 @@ def test_rounding_makes_no_margin_positive():
     assert (margins(norm) <= 0).all()
 
 
+def test_connectors_begin_as_published():
+    """From N(0, 2 / output channels), kernels being 1 x 1."""
+    torch.manual_seed(0)
+    loss = distiller_dict["ofd"].loss(
+        make_pair(shapes((2, 64, 64, 64), (4, 4, 2, 2)), shapes((3, 96, 96, 96), (4, 4, 2, 2)))
+    )
+    for connector in loss.connectors:
+        assert connector[0].weight.std().item() == pytest.approx((2 / 96) ** 0.5, rel=0.05)
+
+
 @pytest.mark.parametrize("sizes_s", [(4, 4, 2, 2), (4, 2, 2, 1), (8, 8, 4, 2)])
 def test_formula(sizes_s):
     case = make_case("ofd", make_pair(shapes((2, 2, 3, 4), sizes_s), shapes((3, 3, 4, 5), (4, 4, 2, 2))))

@@ -42,6 +42,23 @@ def test_formula(shapes):
     assert case.value().item() == pytest.approx(expected)
 
 
+def test_convolutions_begin_as_published():
+    """Kaiming uniform with a = 1: within +- sqrt(3 / fan-in), filled to its ends."""
+    for fusion in distiller_dict["reviewkd"].loss(make_pair()).fusions:
+        for part in (fusion.reduce, fusion.expand):
+            bound = (3 / part[0].weight[0].numel()) ** 0.5
+            assert 0.7 * bound < part[0].weight.abs().max() <= bound
+
+
+@pytest.mark.parametrize("student", ["resnet18_imagenet", "mobilenetv1_imagenet"])
+def test_imagenet_s_weights_belong_to_maps_before_the_relu_of_both(student):
+    teacher = "resnet34_imagenet" if student.startswith("resnet") else "resnet50_imagenet"
+    entry = distiller_dict["reviewkd"]
+    assert (entry.preact_s, entry.preact_t) == (False, True)
+    on_imagenet = entry.for_pair(teacher, student)
+    assert (on_imagenet.preact_s, on_imagenet.preact_t, on_imagenet.warmup) == (True, True, 1)
+
+
 def test_context_loss_by_hand():
     s, t = torch.zeros(1, 1, 2, 2), torch.tensor([[[[1.0, 0.0], [0.0, 2.0]]]])
     # Pixels: (1 + 4) / 4. Of the grids only the single cell is coarser: its mean is 3 / 4. Weights 1 and 1 / 2.
