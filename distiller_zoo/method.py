@@ -110,7 +110,9 @@ class Method:
         Its keyword-only parameters are options of the method, too. `merged()`, if the network has it, gives the plain
         network of the same logits.
     pairs: the pairs (teacher, student) that the method is defined for; None for all.
-    host_bound: why the loss waits for the host, in words, where it does: a step is then not captured in a CUDA graph.
+    host_bound: why the loss waits for the host (.item(), a boolean mask, data that is not on the device), in words,
+        where it does: a step is then not captured in a CUDA graph. Numbers that a loss counts in Python have a step
+        captured anew whenever they change; a buffer that is changed in place has not.
     """
 
     name: str

@@ -18,6 +18,12 @@ def margins(norm: nn.BatchNorm2d) -> Tensor:
     return margin.clamp(max=0).to(norm.weight.dtype)
 
 
+def connector(width_s: int, width_t: int) -> nn.Sequential:
+    convolution = nn.Conv2d(width_s, width_t, 1, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(convolution, BatchNorm(width_t))
+
+
 class OFD(nn.Module):
     """Partial L2 distance between pre-activations, the teacher's cut at a negative margin (section 3).
 
@@ -32,12 +38,7 @@ class OFD(nn.Module):
 
     def __init__(self, pair: Pair):
         super().__init__()
-        self.connectors = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(shape_s[0], shape_t[0], 1, bias=False), BatchNorm(shape_t[0]))
-            for shape_s, shape_t in stage_shapes(pair)
-        )
-        for connector in self.connectors:
-            nn.init.kaiming_normal_(connector[0].weight, mode="fan_out", nonlinearity="relu")
+        self.connectors = nn.ModuleList(connector(s[0], t[0]) for s, t in stage_shapes(pair))
         norms = [norm for norm in pair.norms_t if norm is not None]
         if not len(norms) == len(pair.norms_t) == len(self.connectors):
             raise ValueError("needs a teacher whose pre-activations come from a batch norm")

@@ -24,11 +24,13 @@ class AttentionFusion(nn.Module):
     def __init__(self, width_s: int, width: int, shape_t: tuple[int, ...], fuse: bool):
         super().__init__()
         self.size_t = shape_t[1]
-        self.reduce = nn.Sequential(nn.Conv2d(width_s, width, 1, bias=False), BatchNorm(width))
-        self.expand = nn.Sequential(nn.Conv2d(width, shape_t[0], 3, padding=1, bias=False), BatchNorm(shape_t[0]))
+        reduce = nn.Conv2d(width_s, width, 1, bias=False)
+        expand = nn.Conv2d(width, shape_t[0], 3, padding=1, bias=False)
+        for convolution in (reduce, expand):
+            nn.init.kaiming_uniform_(convolution.weight, a=1)
+        self.reduce = nn.Sequential(reduce, BatchNorm(width))
+        self.expand = nn.Sequential(expand, BatchNorm(shape_t[0]))
         self.attention = nn.Sequential(nn.Conv2d(2 * width, 2, 1), nn.Sigmoid()) if fuse else None
-        for part in (self.reduce, self.expand):
-            nn.init.kaiming_uniform_(part[0].weight, a=1)
 
     def forward(self, x: Tensor, deeper: Tensor | None) -> tuple[Tensor, Tensor]:
         x = self.reduce(x)

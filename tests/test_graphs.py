@@ -325,6 +325,35 @@ def test_replayed_steps_end_as_steps_that_run_with_topology(topology, without_ho
     compare_replayed(lambda: make(topology=topology), captures=2)
 
 
+class Counting(nn.Module):
+    """A loss with a weight that follows the steps, which it counts in Python."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps = 0
+
+    def forward(self, student, teacher, batch):
+        self.steps += 1
+        return self.steps * (student.logits - teacher.logits).square().mean()
+
+
+def test_a_number_that_a_loss_counts_in_python_goes_on():
+    def prepared():
+        objective, shown = make("dkd")
+        objective.other = Counting()
+        return objective, shown
+
+    compare_replayed(prepared, captures=9)  # of two epochs' twelve steps the first three run
+
+
+def test_a_step_that_cannot_be_captured_says_what_to_do():
+    def capture(function):
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors might be")
+
+    with pytest.raises(UserError, match=r"captured in a CUDA graph \(CUDA error: .* capturing\); give --eager, or"):
+        trained(*make(), capture)
+
+
 # Where weights rise, or a view's random numbers follow from the epoch, each epoch is captured, and else each rate.
 @pytest.mark.slow
 @pytest.mark.parametrize("key", [key for key in METHODS if key != "kdsvd"])

@@ -134,6 +134,26 @@ def test_evaluation_equals_a_plain_loop(tiny, count, batch_size, training):
     assert loss == pytest.approx(total / count, rel=1e-5)
 
 
+def test_processes_with_unlike_gpus_evaluate_every_image_once(tiny, monkeypatch):
+    """Each GPU's usual batch is another; the smaller one serves both."""
+    _, test_set = load_dataset("tiny", "")
+    model, seen = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)), []
+    model.register_forward_hook(lambda module, inputs, output: seen.extend(inputs[0].flatten(1).sum(1).tolist()))
+    monkeypatch.setattr(loop.distributed, "world", lambda: 2)
+    monkeypatch.setattr(loop.distributed, "all_states", lambda state: [10, 4] if isinstance(state, int) else [state])
+    for rank, usual in enumerate((10, 4)):
+        monkeypatch.setattr(loop.distributed, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(loop, "usual_test_batch", lambda images, usual=usual: usual)
+        evaluate(model, test_set)
+    (all_images,) = (images for images, _ in test_set.plain(torch.arange(len(test_set)).split(len(test_set))))
+    assert sorted(seen) == sorted(all_images.flatten(1).sum(1).tolist())
+
+
+@pytest.mark.parametrize("done, spent, expected", [(1, 20.0, 1), (10, 10.0, 5), (2, 1.0, 10), (50, 0.5, 50)])
+def test_processes_ask_each_other_within_seconds(done, spent, expected):
+    assert loop.steps_within(5.0, done, spent) == expected
+
+
 def test_means_weigh_batches_by_their_size():
     meters = Meters(["ce", "kd"], torch.device("cpu"))
     labels = torch.tensor([0, 1, 2])

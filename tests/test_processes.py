@@ -235,11 +235,11 @@ def test_a_row_says_how_many_processes_there_were(taught, undisturbed):
 @pytest.mark.slow
 def test_a_signal_to_one_process_saves_the_state_of_all_after_the_same_step(folder, undisturbed):
     ends = together(folder, STUDENT, points={1: "term:15"})
-    assert only_first_speaks(ends).endswith("stopped in epoch 2 after 8 steps; continue with --resume")
+    assert only_first_speaks(ends).endswith("stopped in epoch 2 after 5 steps; continue with --resume")
     assert ends[0][0] == 130
     state = checkpoint.load(folder / "save_s_models/s/last.pth")
-    assert (state["step"], len(state["random"])) == (8, 2)
-    assert sum(meters["images"] for meters in state["meters"]) == 8 * 16
+    assert (state["step"], len(state["random"])) == (5, 2)
+    assert sum(meters["images"] for meters in state["meters"]) == 5 * 16
     assert not torch.equal(*(random["cpu"] for random in state["random"]))
     ends = together(folder, f"{STUDENT} --resume")
     assert [status for status, _ in ends] == [0, 0], ends
@@ -265,7 +265,7 @@ def test_a_signal_to_torchrun_saves_the_state(folder, undisturbed):
     time.sleep(1)  # for the signal to arrive
     (folder / "go").touch()
     printed, _ = agent.communicate()
-    assert printed.count("stopped in epoch 2 after 8 steps; continue with --resume") == 1, printed
+    assert printed.count("stopped in epoch 2 after 5 steps; continue with --resume") == 1, printed
     ends = together(folder, f"{STUDENT} --resume")
     assert [status for status, _ in ends] == [0, 0], ends
     assert artefacts(folder) == artefacts(undisturbed)

@@ -140,6 +140,7 @@ def test_a_killed_run_ends_as_one_that_never_stopped(begin, expected, stage, poi
     assert status == -signal.SIGKILL
     resume(folder, stage)
     assert artefacts(folder) == expected(stage)
+    assert not [path for path in folder.rglob("*.tmp") if "results" not in path.parts]
 
 
 @pytest.mark.slow
@@ -197,9 +198,12 @@ def test_a_run_may_be_killed_at_any_moment(begin, job):
 
 @pytest.mark.parametrize(
     "kind, stage",
-    slow_but([("term", "teacher")], itertools.product(("int", "term"), ("teacher", "student"))),
+    slow_but(
+        [("term", "teacher"), ("all", "teacher")], itertools.product(("int", "term", "all"), ("teacher", "student"))
+    ),
 )
 def test_a_signal_saves_the_state_in_the_middle_of_an_epoch(begin, expected, stage, kind):
+    """So do several at once, as torchrun and SLURM send them to a process."""
     folder = begin(stage)
     status, printed = execute(f"{kind}:15", folder, STAGES[stage])
     assert status == 130 and printed.endswith("stopped in epoch 2 after 5 steps; continue with --resume\n")
@@ -213,7 +217,8 @@ def test_a_signal_saves_the_state_in_the_middle_of_an_epoch(begin, expected, sta
 
 @pytest.mark.slow
 def test_a_second_signal_stops_at_once_and_harms_nothing(begin, expected):
-    """Two interrupts at one batch: the second is an ordinary KeyboardInterrupt, so nothing more is saved."""
+    """Two interrupts at one batch, with time between them: the second is an ordinary KeyboardInterrupt, so nothing more
+    is saved."""
     folder = begin("teacher")
     status, printed = execute("int2:15", folder, STAGES["teacher"])
     assert status == 130 and printed.endswith("interrupted; what was finished is kept\n")

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -312,6 +313,22 @@ def test_a_signal_reaches_every_run_once_and_the_line_says_how_to_go_on(number, 
     assert [Path(f"run{i}").exists() and Path(f"run{i}").read_text() for i in range(3)] == [
         "saved" if i < at_once else False for i in range(3)
     ]
+
+
+def test_a_reader_that_goes_with_the_stop_is_no_second_signal(monkeypatch):
+    """As after Ctrl-C on `reproduce.py | tee log`, which ends tee, too."""
+    sent = []
+
+    class StoppedRunner(FakeRunner):
+        def start(self, job):
+            self.events.put(local.STOP)
+            self.reader_gone()
+            super().start(job)
+            self.running[job.name] = SimpleNamespace(send_signal=sent.append)
+
+    with pytest.raises(BrokenPipeError):
+        StoppedRunner(1).run(chain("a", "b"))
+    assert sent == [signal.SIGINT]
 
 
 class NoSignals:

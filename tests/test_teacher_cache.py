@@ -504,6 +504,25 @@ def test_two_students_that_begin_at_once_compute_one_table(trained, ended, tmp_p
     assert artefacts(tmp_path / "save_s_models" / run.name) == artefacts(run)
 
 
+def test_two_that_compute_one_table_without_locks_leave_it_whole(noise, filled, monkeypatch):
+    """One begins and ends when the other has computed half of it."""
+    outputs_of, calls = OutputFiles._outputs, []
+
+    def compute(self, teacher, images, block):
+        calls.append(block)
+        if len(calls) == 9:
+            cached(images)
+        return outputs_of(self, teacher, images, block)
+
+    monkeypatch.setattr(OutputFiles, "_outputs", compute)
+    monkeypatch.setattr(outputs, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(outputs.lock, "hold", lambda folder: None)
+    cached(noise)
+    assert len(calls) > 18
+    for kind in outputs.KINDS:
+        assert (FOLDER / f"{kind}.npy").read_bytes() == (filled / FOLDER / f"{kind}.npy").read_bytes()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [name for name, entry in distiller_dict.items() if entry.reads_outputs_alone])
 def test_every_method_that_may_read_the_table_trains_on_it(ready, method):

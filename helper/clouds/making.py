@@ -17,7 +17,7 @@ from ripsnet import (
 
 from .. import distributed
 from ..errors import UserError
-from ..files.atomic import as_size, npz, write_bytes, write_json
+from ..files.atomic import as_size, clear, npz, write_bytes, write_json
 from ..files.paths import quality_file, sample_file
 from ..networks import Network
 from ..settings import CloudMaking, Clouds, Data
@@ -111,6 +111,8 @@ def make_chunks(files: CloudSet, what: str, makers: Mapping[str, Maker]) -> None
 
 
 def _missing(files: CloudSet, kinds: Sequence[str]) -> dict[int, list[str]]:
+    for kind in kinds:
+        clear(files.folder / kind)
     return {chunk: [kind for kind in kinds if not files.done(kind, chunk)] for chunk in files.chunks}
 
 

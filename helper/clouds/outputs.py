@@ -162,13 +162,13 @@ class OutputFiles:
         )
 
     def fill(self, teacher: nn.Module, images: ImageSet) -> None:
-        """Compute the blocks that are missing; the folder must be locked. Interrupted after a signal, when what was
-        computed is saved."""
+        """Compute the blocks that are missing. The folder must be locked; where a file system has no locks, several
+        may compute the same. Interrupted after a signal, when what was computed is saved."""
         done = self.done
         write_json(self.folder / DONE, {"blocks": done})  # fewer than it said where a file has been cut
         at_once = AT_ONCE.get(images.device.type, 1)
         with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(self._opened(kind, done)) for kind in KINDS]
+            files = {kind: stack.enter_context(self._opened(kind)) for kind in KINDS}
             stop = stack.enter_context(StopRequest())
             bar = stack.enter_context(
                 Bar("the teacher's outputs", self.rows(self.blocks), "view", initial=self.rows(done))
@@ -177,8 +177,8 @@ class OutputFiles:
             while done < self.blocks:
                 group = range(done, min(done + at_once, self.blocks))
                 parts = [self._outputs(teacher, images, block) for block in group]
-                for file, kind_parts in zip(files, zip(*parts, strict=True), strict=True):
-                    self._append(file, torch.cat(kind_parts))
+                for (kind, file), kind_parts in zip(files.items(), zip(*parts, strict=True), strict=True):
+                    self._write(file, self.size(kind, done), torch.cat(kind_parts))
                 bar.update(self.rows(group.stop) - self.rows(done))
                 done = group.stop
                 if stop.requested or done == self.blocks or time.perf_counter() - saved >= SAVE_EVERY:
@@ -197,29 +197,30 @@ class OutputFiles:
         features, logits = teacher(images.view(view, torch.arange(first, last, device=images.device)), is_feat=True)
         return logits, features[-1]
 
-    def _opened(self, kind: str, done: int) -> Any:
-        """A file, cut to its first blocks, to append the others."""
+    def _opened(self, kind: str) -> Any:
+        """A file with its header, in which blocks are written to their places: whatever another process does, the bytes
+        of a block are those of that block."""
         try:
-            file = open(self.path(kind), "ab", buffering=0)  # a buffer would try again to fill a full disk when closed
-            file.truncate(self.size(kind, done) if done else 0)
-            if not done:
-                file.write(self.header(kind))
+            self.path(kind).touch()
+            file = open(self.path(kind), "r+b", buffering=0)  # a buffer would try again to fill a full disk when closed
+            file.write(self.header(kind))
         except OSError as error:
             raise cannot_write(self.path(kind), error) from None
         return file
 
     @staticmethod
-    def _append(file: Any, rows: Tensor) -> None:
+    def _write(file: Any, place: int, rows: Tensor) -> None:
         try:
             data = rows.float().cpu().contiguous().numpy().astype(FLOAT, copy=False).data.cast("B")
+            file.seek(place)
             while data:
                 data = data[file.write(data) :]
         except OSError as error:
             raise cannot_write(Path(file.name), error) from None
 
-    def _count(self, files: list[Any], done: int) -> None:
+    def _count(self, files: Mapping[str, Any], done: int) -> None:
         """Say that the first blocks are in the files, once they are."""
-        for file in files:
+        for file in files.values():
             try:
                 os.fsync(file.fileno())
             except OSError as error:

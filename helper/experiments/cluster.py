@@ -29,7 +29,7 @@ from ..files import lock
 from ..files.atomic import write_bytes
 from ..files.paths import ROOT
 from .jobs import LAST_LINES, Job, Tally, before
-from .local import LOOK_EVERY, POSTPONED, RETRY_AFTER, Runner, nobody_reads
+from .local import LOOK_EVERY, POSTPONED, RETRY_AFTER, STOP, Runner, nobody_reads
 
 ANSWER_WITHIN = 5.0  # seconds for an address to answer
 
@@ -222,10 +222,11 @@ class RayRunner(Runner):
             pending = self.submit(todo)
             while pending:
                 try:
-                    self.events.get_nowait()
-                    stopped = True
-                    for reference in pending:
-                        self.ray.cancel(reference)
+                    event = self.events.get_nowait()
+                    if event == STOP or not stopped:
+                        stopped = True
+                        for reference in pending:
+                            self.ray.cancel(reference)
                 except queue.Empty:
                     if not self.reader_is_gone and nobody_reads():
                         self.reader_gone()

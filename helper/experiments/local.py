@@ -23,7 +23,7 @@ from ..errors import UserError
 from ..files import lock
 from .jobs import LAST_LINES, Job, Tally, before
 
-STOP = "stop"  # an event
+STOP, NO_READER = "stop", "no reader"  # events
 LOOK_EVERY = 1.0  # seconds between looks at folders in use, and at whether somebody reads
 RETRY_AFTER = 30.0  # seconds until a job is tried again that met another one
 POSTPONED = 75  # what a job ends with that found its folder in use: EX_TEMPFAIL of sysexits.h
@@ -37,7 +37,7 @@ class Runner:
         self.at_once, self.gpus = at_once, list(gpus)
         self.running: dict[str, subprocess.Popen | None] = {}
         self.gpus_of: dict[str, list[str]] = {}
-        self.events: queue.SimpleQueue = queue.SimpleQueue()  # (name, exit code, last lines), or STOP
+        self.events: queue.SimpleQueue = queue.SimpleQueue()  # (name, exit code, last lines), STOP, NO_READER
         self.waiting_for: dict[str, str] = {}
         self.not_before: dict[str, float] = {}  # when a job that met another may be tried again
         self.reader_is_gone = False
@@ -53,7 +53,7 @@ class Runner:
 
     def reader_gone(self) -> None:
         self.reader_is_gone = True
-        self.events.put(STOP)
+        self.events.put(NO_READER)
 
     def environment(self, job: Job) -> dict[str, str]:
         """The GPUs that the fewest jobs use, one for each process, and as many threads as each has cores."""
@@ -146,7 +146,9 @@ class Runner:
                     if not self.reader_is_gone and nobody_reads():
                         self.reader_gone()
                     continue
-                if event == STOP:
+                if event == NO_READER and stopped:
+                    continue  # as after Ctrl-C, which stops the reader, too: a second signal would be one not to save
+                if event in (STOP, NO_READER):
                     stopped = True
                     for process in self.running.values():
                         if process is not None:

@@ -20,6 +20,8 @@ from ..errors import RunStopped, UserError
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # the last where a user has a limit
 
+TEMPORARY = ".tmp"  # the end of a name
+
 
 def write_bytes(path: Path, data: bytes, option: str | None = None) -> None:
     """Write a file. A failed write leaves an existing file as it was.
@@ -27,7 +29,7 @@ def write_bytes(path: Path, data: bytes, option: str | None = None) -> None:
     option: the option that named the path, if one did: a wrong path is the user's, and raises UserError instead of
     RunStopped.
     """
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")  # two processes may write one file
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")  # two processes may write one file
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -39,6 +41,12 @@ def write_bytes(path: Path, data: bytes, option: str | None = None) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise cannot_write(path, error, option) from None
+
+
+def clear(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder, to which nobody else may write now."""
+    for path in folder.glob(f"*{TEMPORARY}"):
+        remove(path)
 
 
 def remove(path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import UserError
-from .atomic import cannot_write
+from .atomic import cannot_write, clear
 
 LOCK, OWNER = ".lock", ".lock.owner"
 UNLOCKABLE = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # of file systems without locks, as some of clusters
@@ -30,7 +30,8 @@ _held: dict[Path, FileLock] = {}  # for the process's whole life, unless release
 
 
 def hold(folder: Path, option: str | None = None) -> None:
-    """Lock a folder, which is made if it is not there. A folder that this process holds already stays so.
+    """Lock a folder, which is made if it is not there, and clear it of what is half written. A folder that this process
+    holds already stays so.
 
     option: the option that named the folder, if one did, as for `write_bytes`.
 
@@ -52,6 +53,7 @@ def hold(folder: Path, option: str | None = None) -> None:
             return
         raise cannot_write(folder, error, option) from None
     _held[key] = lock
+    clear(folder)
     with contextlib.suppress(OSError):  # a note only
         (folder / OWNER).write_text(f"process {os.getpid()} on host {socket.gethostname()}\n")
 

@@ -13,7 +13,7 @@ from .. import distributed
 from ..clouds.layers import as_points, in_clouds, read_layer
 from ..clouds.outputs import CachedTeacher
 from ..settings import ResolvedLoss
-from ..training.objective import Objective, autocast
+from ..training.objective import Objective, autocast, python_numbers
 
 
 class Frozen(NamedTuple):
@@ -109,8 +109,9 @@ class Distillation(Objective):
         return topology or method
 
     def host_numbers(self) -> tuple:
-        """With the epoch, where the strong view's random numbers follow from it."""
-        return (*super().host_numbers(), self.epoch_number if self.method.strong else None)
+        """With the method's own, and with the epoch, where the strong view's random numbers follow from it."""
+        epoch = self.epoch_number if self.method.strong else None
+        return (*super().host_numbers(), *python_numbers(self.other), epoch)
 
     def begin(self, epoch: int) -> None:
         self.epoch_number = epoch
@@ -232,6 +233,9 @@ class FirstStage(Objective):
         super().__init__(whole.student, {"first": weight}, whole.amp)
         self.other, self.whole = whole.other, (whole,)
         self.host_bound = whole.method.host_bound
+
+    def host_numbers(self) -> tuple:
+        return (*super().host_numbers(), *python_numbers(self.other))
 
     def forward(self, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         (whole,) = self.whole

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import get_total_norm
 
-from dataset import LabelledImages, TrainLoader, test_batches
+from dataset import LabelledImages, TrainLoader, test_batches, usual_test_batch
 
 from .. import distributed
 from ..data import image_files
@@ -35,6 +35,7 @@ from .steps import ReplayedSteps, train_steps, why_eager
 from .turns import Steps, Turn, alone
 
 LOOK_EVERY = 50  # steps between looks at the device, for the progress bar and the non-finite check
+ASK_WITHIN = 5.0  # seconds in which several processes ask each other for a stop; torchrun kills after 30
 FIGURES_EVERY = 10  # epochs between the objective's figures in TensorBoard; the last epoch has them too
 FIGURE_SETS = 4  # on a GPU, at most so many in a run: an epoch may be as short there as the drawing of its figures
 SAVE_APART = 20.0  # seconds between checkpoints at the ends of epochs, which may be much shorter
@@ -63,7 +64,8 @@ def evaluate(
     was_training = model.training
     model.eval()
     sums = []
-    for batch, labels in test_batches(images, batch_size, distributed.rank(), distributed.world()):
+    at_once = min(distributed.all_states(batch_size or usual_test_batch(images)))  # of unlike GPUs
+    for batch, labels in test_batches(images, at_once, distributed.rank(), distributed.world()):
         with autocast(batch.device, amp):
             logits = model(batch)
         loss = F.cross_entropy(logits.float(), labels, reduction="sum")
@@ -76,6 +78,11 @@ def evaluate(
             correct += right
             total += loss_sum
     return 100 * correct / len(images), total / len(images)
+
+
+def steps_within(seconds: float, done: int, spent: float) -> int:
+    """The steps that take so many seconds, LOOK_EVERY at most and 1 at least. done, spent: steps, and their seconds."""
+    return max(1, min(LOOK_EVERY, int(seconds * done / spent)))
 
 
 def make_optimizer(objective: Objective, training: ResolvedTraining) -> torch.optim.Optimizer:
@@ -100,7 +107,7 @@ class Trainer:
     ):
         self.objective, self.loader, self.test_set = objective, loader, test_set
         self.run, self.training, self.deployed = run, training, deployed
-        self.forward = distributed.parallel(objective)
+        self.forward: nn.Module = objective
         self.optimizer = make_optimizer(objective, training)
         self.meters = Meters(list(objective.weights), run.device)
         self.progress = Progress()
@@ -110,6 +117,10 @@ class Trainer:
     @property
     def history(self) -> list[dict[str, Any]]:
         return self.progress.history
+
+    def share(self) -> None:
+        """Have several processes share gradients. To be called on the stream of the steps."""
+        self.forward = distributed.parallel(self.objective)
 
     def prepare_replay(self) -> None:
         """Have steps replayed as CUDA graphs, unless something speaks against it. To be called when the run has been
@@ -201,7 +212,8 @@ class Trainer:
         progress, training, steps = self.progress, self.training, len(self.loader)
         for group in self.optimizer.param_groups:
             group["lr"] = training.rate(progress.epoch)
-        began = time.perf_counter() - progress.seconds
+        start, first = time.perf_counter(), progress.step
+        began, ask_at = start - progress.seconds, first + 1
         with Bar(
             f"{self.objective.label}epoch {progress.epoch}/{training.epochs}",
             steps,
@@ -231,8 +243,13 @@ class Trainer:
                     progress.seconds = time.perf_counter() - began
                     self.save_after(SAVE_WITHIN)
                 # Several processes must stop after the same step, and to ask each other takes time.
-                if (look or distributed.world() == 1) and distributed.agree(stop.requested):
+                if distributed.world() == 1 and stop.requested:
                     break
+                if distributed.world() > 1 and done >= ask_at:
+                    if distributed.agree(stop.requested):
+                        break
+                    spent = time.perf_counter() - start
+                    ask_at = done + distributed.on_first(steps_within, ASK_WITHIN, done - first, spent)
                 yield
         if progress.step == steps:
             self.check()  # waits for the device, so that the seconds are those of the steps
@@ -351,6 +368,7 @@ def training_run(trainer: Trainer, stop: StopRequest) -> Steps[list[dict[str, An
         RunStopped: when a loss or a weight becomes non-finite, or the disk is full. Interrupted: after a signal.
     """
     run, training = trainer.run, trainer.training
+    trainer.share()
     trainer.resume()
     trainer.prepare_replay()
     if training.amp == "bf16":

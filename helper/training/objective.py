@@ -33,6 +33,12 @@ def autocast(device: torch.device, amp: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16")
 
 
+def python_numbers(module: nn.Module | None) -> tuple:
+    """The Python numbers among the attributes of a module and its parts."""
+    parts = () if module is None else module.modules()
+    return tuple(value for part in parts for value in vars(part).values() if isinstance(value, int | float))
+
+
 class Objective(nn.Module):
     """What the loop minimises: the sum over terms of weights[name] * value. This one is cross entropy alone.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dataset import TrainLoader
 
+from ..errors import UserError
 from .graphs import Capture, Replayed
 from .meters import Meters
 from .objective import Objective
@@ -78,9 +79,18 @@ class ReplayedSteps:
         return (self.plan.images(*span) for span in batches)
 
     def __call__(self) -> None:
-        """Take the next step. The key is what a step reads of the host's numbers; PyTorch's SGD has its rate there."""
+        """Take the next step. The key is what a step reads of the host's numbers; PyTorch's SGD has its rate there.
+        UserError where it cannot be captured."""
         rates = tuple(group["lr"] for group in self.optimizer.param_groups)
-        self.replayed(self.next_step, (rates, self.objective.host_numbers()))
+        try:
+            self.replayed(self.next_step, (rates, self.objective.host_numbers()))
+        except RuntimeError as error:
+            if "captur" not in str(error):
+                raise
+            raise UserError(
+                f"its steps cannot be captured in a CUDA graph ({str(error).splitlines()[0]}); give --eager, or have "
+                "the method say host_bound"
+            ) from error
 
 
 def why_eager(objective: Objective, loader: TrainLoader) -> str:

@@ -5,7 +5,8 @@
     none         not at all
     batch:K      SIGKILL before the K-th batch of training images
     late:K       the same in a run that saves at its end only, as a short one does
-    int:K        SIGINT before the K-th batch of training images; term:K SIGTERM; int2:K SIGINT twice
+    int:K        SIGINT before the K-th batch of training images; term:K SIGTERM; int2:K SIGINT twice,
+               with time between; all:K three signals at once
     replace:K    SIGKILL before the K-th rename, of which every file that is written whole needs one
     half:K       SIGKILL when half of the K-th such file is written
     full:K       before the K-th rename the disk is full: no file can grow from then on
@@ -34,7 +35,7 @@ import torch.utils.tensorboard  # noqa: F401  imported here to be there already 
 from dataset import DatasetUnavailable, EpochPlan, dataset_dict
 from helper.clouds import fitting, outputs, store
 from helper.student import pictures  # noqa: F401  likewise
-from helper.training import loop
+from helper.training import interrupts, loop
 from support.images import FEW, TINY
 
 
@@ -44,7 +45,13 @@ def send(number, *arguments):
 
 def interrupt_twice(*arguments):
     send(signal.SIGINT)
+    interrupts.TOGETHER = 0.0  # as if that time had passed
     send(signal.SIGINT)
+
+
+def signal_all(*arguments):
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+        send(number)
 
 
 def halve_and_kill(file):
@@ -72,6 +79,7 @@ POINTS = {
     "late": (EpochPlan, "images", functools.partial(send, signal.SIGKILL)),
     "int": (EpochPlan, "images", functools.partial(send, signal.SIGINT)),
     "int2": (EpochPlan, "images", interrupt_twice),
+    "all": (EpochPlan, "images", signal_all),
     "term": (EpochPlan, "images", functools.partial(send, signal.SIGTERM)),
     "replace": (os, "replace", functools.partial(send, signal.SIGKILL)),
     "half": (os, "fsync", halve_and_kill),
