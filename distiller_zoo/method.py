@@ -111,8 +111,9 @@ class Method:
         network of the same logits.
     pairs: the pairs (teacher, student) that the method is defined for; None for all.
     host_bound: why the loss waits for the host (.item(), a boolean mask, data that is not on the device), in words,
-        where it does: a step is then not captured in a CUDA graph. Numbers that a loss counts in Python have a step
-        captured anew whenever they change; a buffer that is changed in place has not.
+        where it does: a step is then not captured in a CUDA graph. A step is captured anew when an int or a float among
+        the attributes of the loss, or of its parts, changes; a number that changes in every step belongs in a buffer,
+        which is changed in place.
     """
 
     name: str

@@ -350,7 +350,7 @@ def test_a_step_that_cannot_be_captured_says_what_to_do():
     def capture(function):
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors might be")
 
-    with pytest.raises(UserError, match=r"captured in a CUDA graph \(CUDA error: .* capturing\); give --eager, or"):
+    with pytest.raises(UserError, match=r"captured in a CUDA graph \(CUDA error: .* capturing\); give --eager"):
         trained(*make(), capture)
 
 
@@ -582,6 +582,24 @@ def test_a_student_that_fails_leaves_the_others_whole(in_stages, monkeypatch, ca
     else:
         (saved,) = Path("save_s_models").glob("*trial2/last.pth")
         assert not whole and checkpoint.load(saved)["next_epoch"] == 3
+
+
+def test_runs_that_are_stopped_end_though_nobody_reads(monkeypatch):
+    """As after a closed terminal."""
+    ended, stop = [], StopRequest()
+
+    def steps(number):
+        yield
+        ended.append(number)
+        raise Interrupted("stopped")
+
+    def gone(*words, **options):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("builtins.print", gone)
+    with pytest.raises(Interrupted, match="continue all with --resume"):
+        side_by_side([Turn(str(number), steps(number), CPU) for number in range(3)], stop)
+    assert ended == [0, 1, 2]
 
 
 def test_random_numbers_of_runs_side_by_side_are_their_own():

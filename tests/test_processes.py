@@ -253,6 +253,8 @@ def test_another_number_of_processes_goes_on_and_says_so(folder):
     assert status == 0, printed
     assert printed.count("was saved by 2 processes and goes on with 1") == 1
     assert len(artefacts(folder)["results/logs/s.csv"]) == 2
+    (row,) = artefacts(folder)["results/runs/s.csv"]
+    assert row["processes"] == "2; 1"  # so that tables do not take it for a run of one
 
 
 @pytest.mark.slow

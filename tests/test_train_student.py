@@ -33,7 +33,7 @@ import train_ripsnet
 import train_student
 from dataset import TrainLoader, load_dataset
 from helper.files import checkpoint, provenance, run
-from helper.files.atomic import write_json
+from helper.files.atomic import csv_bytes, write_json
 from helper.student import build, pictures
 from helper.student.distillation import Distillation
 from helper.training import loop
@@ -422,6 +422,8 @@ def test_a_run_that_has_ended_is_skipped_though_its_checkpoint_is_gone(prepared,
     (found,) = csv.DictReader(row.read_text().splitlines())
     row.write_text(row.read_text().replace(found["teacher_sha256"], "0" * 64))
     assert "--resume with another teacher (teacher_sha256 was 0000" in refusal("--name", "run", "--resume")
+    row.write_bytes(csv_bytes([found | {"seed": "7"}]))  # of another run of this name
+    assert "exists, without a last.pth to go on from" in refusal("--name", "run", "--resume")
     row.unlink()  # then nothing says that it had ended
     assert "exists, without a last.pth to go on from" in refusal("--name", "run", "--resume")
 
@@ -441,11 +443,14 @@ def test_of_several_students_those_that_have_ended_are_skipped(prepared, capsys)
         (unfinished / "last.pth").unlink(missing_ok=True)
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(prepared, refusal):
+@pytest.mark.parametrize("row", [True, False])
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(prepared, refusal, row):
+    """Though there may be the row of an earlier run of its name, whose folder was removed."""
     train()
     expected = result()
     for path in (*Path("save_s_models/run").glob("l*"), *Path("results").rglob("run.csv")):
-        path.unlink()
+        if path.parent.name != "runs" or not row:
+            path.unlink()
     assert "save_s_models/run: this run exists; continue it with --resume" in refusal("--name", "run")
     train("--resume")
     assert equal(result()[0], expected[0]) and result()[1] == expected[1]

@@ -99,13 +99,23 @@ def read_args(folder: Path) -> dict[str, Any]:
     return options
 
 
-def first_row(path: Path) -> dict[str, str]:
-    """The first row of a CSV file by its columns, {} where there is none. UserError if the file holds anything else."""
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; UserError if it is none, or if its rows and its heading differ in length."""
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            return next(csv.DictReader(file), {})
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            rows = list(csv.DictReader(file, strict=True))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not readable as CSV ({error}); copy it again or remove it") from None
+    if any(None in row or None in row.values() for row in rows):
+        raise UserError(f"{path}: damaged, a row and the heading differ in length; copy it again or remove it")
+    return rows
+
+
+def first_row(path: Path) -> dict[str, str]:
+    """The first row of a CSV file, {} where there is none."""
+    return next(iter(read_csv(path)), {})
 
 
 def npy(array: np.ndarray) -> bytes:

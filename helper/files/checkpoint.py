@@ -33,7 +33,7 @@ SAFE_GLOBALS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     np.dtype,
     *(type(np.dtype(name)) for name in ("float16", "float32", "float64", "int32", "int64", "bool")),
 ]
-NAMES = ("last.pth", "last.new", "previous.pth")  # of a run's checkpoints, one of them while another is renamed
+NAMES = ("last.pth", "last.new", "previous.pth")  # of a run's checkpoints; last.new while `save` renames the others
 Fields = Mapping[str, type | tuple[type, ...]]
 # What loading a state raises that is none of the object that loads it.
 MISFITS = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)

@@ -77,8 +77,10 @@ class Run:
         self.inputs = {**dict.fromkeys(INPUTS, ""), **(inputs or {})}
         self.name = self.folder.name
         self.was_complete = False
-        # Device, versions and commit; several where a run was resumed with others, or with other threads.
-        now = {"device": device_name(device), **versions(options.get("dataset")), "commit": git_commit()}
+        # Device, processes, versions and commit; several where a run was resumed with others, or with other threads.
+        processes = str(distributed.world())
+        about = {"device": device_name(device), "processes": processes, **versions(options.get("dataset"))}
+        now = {**about, "commit": git_commit()}
         self.made_by = {name: [value] for name, value in now.items()}
         self._before: dict[str, list[str]] = {}  # those of the checkpoint
 
@@ -113,7 +115,7 @@ class Run:
 
     def _ended(self, last_written: Path) -> bool:
         has_checkpoint = any((self.folder / name).exists() for name in checkpoint.NAMES)
-        files = self.best, self.folder / "args.json", last_written
+        files = self.best, self.folder / "args.json", self.folder / "log.csv", last_written
         if not self.resume or has_checkpoint or not all(path.is_file() for path in files):
             return False
         old = read_args(self.folder)
@@ -121,7 +123,10 @@ class Run:
         if self._has_grown(old):
             return False  # it is to go on, but has no checkpoint
         if last_written.suffix == ".csv":
-            self._check_inputs(first_row(last_written))
+            row = first_row(last_written)
+            if any(row.get(name) != str(self.options[name]) for name in ("epochs", "seed")):
+                return False  # the row of another run of this name
+            self._check_inputs(row)
         print(f"{self.name}: had ended before, as {last_written} says", flush=True)
         return True
 
@@ -290,6 +295,5 @@ def results_row(
         "ripsnet_r2": ripsnet_r2,
         "student_r2": history[-1].get("student_r2"),
         "seconds": round(sum(row["seconds"] for row in (*first_stage, *history)), 1),
-        "processes": distributed.world(),
         **dict.fromkeys(without_effect),
     }

@@ -16,7 +16,7 @@ from ..settings import NOT_PART_OF_A_RUN
 # clouds depart from its own settings, and where training does.
 IDENTITY = ("dataset", "teacher", "student", "teacher_sha256", "method", "variant", "schedule")
 REPETITION = ("trial", "seed")
-LONGEST = 120  # characters of the losses in a file's name
+LONGEST = 100  # characters of the losses, and of the trials, in a file's name
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def distinguish(runs: Sequence[Identity]) -> Names:
 
 def several(runs: Sequence[Identity]) -> str:
     """A file's name for one run or several: the run's; else their pair, their losses, the schedule if they share it and
-    the trials but for 1; of several pairs, the first and how many more."""
+    the trials, unless that is trial 1 alone; of several pairs, the first and how many more."""
     first = runs[0]
     if len(runs) == 1:
         return first.name
@@ -135,9 +135,10 @@ def several(runs: Sequence[Identity]) -> str:
     parts = [first.pair, text if len(text) <= LONGEST else f"{len(losses)}_losses"]
     if all(run.schedule == first.schedule for run in runs):
         parts.append(first.schedule)
-    trials = "-".join(dict.fromkeys(run.trial for run in runs))
-    if trials not in ("", "1"):
-        parts.append(f"trial{trials}")
+    trials = list(dict.fromkeys(run.trial for run in runs if run.trial))
+    if trials not in ([], ["1"]):
+        text = "-".join(trials)
+        parts.append(f"trial{text}" if len(text) <= LONGEST else f"{len(trials)}_trials")
     return "_".join(part for part in parts if part).replace(" ", "_")
 
 

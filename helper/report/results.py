@@ -4,7 +4,6 @@ What a run is stands in the columns of its row, not in its name. Rows that agree
 of one run (`Runs`): they must agree in every setting but the seed, or nothing is averaged.
 """
 
-import csv
 import math
 import statistics
 import warnings
@@ -17,6 +16,7 @@ import scipy.stats
 
 from ..errors import UserError
 from ..experiments.catalogue import published_for
+from ..files.atomic import read_csv
 from .identity import IDENTITY
 
 # What may differ between repetitions: what was measured of them, which repetition it is, where it ran, and where the
@@ -115,20 +115,6 @@ def joined(*texts: str) -> str:
 
 
 # Reading
-
-
-def read_csv(path: Path) -> list[Row]:
-    """The rows of a CSV file; UserError if it is none, or if its rows and its heading differ in length."""
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file, strict=True))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not readable as CSV ({error}); copy it again or remove it") from None
-    if any(None in row or None in row.values() for row in rows):
-        raise UserError(f"{path}: damaged, a row and the heading differ in length; copy it again or remove it")
-    return rows
 
 
 def is_number(text: str) -> bool:

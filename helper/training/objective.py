@@ -34,9 +34,11 @@ def autocast(device: torch.device, amp: str) -> torch.autocast:
 
 
 def python_numbers(module: nn.Module | None) -> tuple:
-    """The Python numbers among the attributes of a module and its parts."""
+    """The Python numbers among the attributes of a module and its parts, without those of PyTorch, which count nothing
+    there."""
     parts = () if module is None else module.modules()
-    return tuple(value for part in parts for value in vars(part).values() if isinstance(value, int | float))
+    own = (part for part in parts if not type(part).__module__.startswith("torch."))
+    return tuple(value for part in own for value in vars(part).values() if isinstance(value, int | float))
 
 
 class Objective(nn.Module):

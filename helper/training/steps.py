@@ -88,8 +88,8 @@ class ReplayedSteps:
             if "captur" not in str(error):
                 raise
             raise UserError(
-                f"its steps cannot be captured in a CUDA graph ({str(error).splitlines()[0]}); give --eager, or have "
-                "the method say host_bound"
+                f"the steps of this run cannot be captured in a CUDA graph ({str(error).splitlines()[0]}); give "
+                "--eager, or have the method say host_bound"
             ) from error
 
 

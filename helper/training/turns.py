@@ -98,7 +98,8 @@ def side_by_side(turns: Sequence[Turn], stop: StopRequest) -> None:
             except Exception as error:
                 failures.append(error)
                 if isinstance(error, UserError):
-                    print(f"{turn.name}: {error}", flush=True)
+                    with contextlib.suppress(OSError):  # nobody reads, and the others are to be saved, too
+                        print(f"{turn.name}: {error}", flush=True)
                 else:
                     stop.requested = True
             turn.end()
