@@ -602,6 +602,13 @@ def test_runs_that_are_stopped_end_though_nobody_reads(monkeypatch):
     assert ended == [0, 1, 2]
 
 
+def test_the_first_signal_is_no_second_one_where_a_failure_has_asked_for_the_stop():
+    with StopRequest() as stop:
+        stop.requested = True  # as side_by_side does, so that the other runs are saved
+        signal.raise_signal(signal.SIGINT)
+    assert stop.requested
+
+
 def test_random_numbers_of_runs_side_by_side_are_their_own():
     drawn = {1: [], 2: []}
 

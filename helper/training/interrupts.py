@@ -13,7 +13,7 @@ class StopRequest:
 
     def __init__(self):
         self.requested = False
-        self.noted = 0.0
+        self.noted: float | None = None  # when; a caller may set `requested` without a signal
         self.handlers = {}
 
     def __enter__(self) -> "StopRequest":
@@ -24,7 +24,7 @@ class StopRequest:
         return self
 
     def _note(self, number, frame):
-        if not self.requested:
+        if self.noted is None:
             self.requested, self.noted = True, time.monotonic()
         elif time.monotonic() - self.noted > TOGETHER:
             self.__exit__()
