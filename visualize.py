@@ -240,24 +240,22 @@ def embeddings(args) -> None:
 
 def training_curves(args) -> None:
     columns = [column for line in figures.CURVES for column, _ in line]
-    found = identity.find_logs(args.logs)
-    every = [identity.of_log(path) for paths in found.values() for path in paths]
-    groups = {run: [figure_data.read_log(path, columns) for path in paths] for run, paths in found.items()}
+    groups = identity.find_logs(args.logs)
     if len(groups) > CURVES_AT_MOST:
         raise UserError(
             f"--logs: found the logs of {len(groups)} settings, expected at most {CURVES_AT_MOST}, which a reader can "
             "distinguish; name those to compare"
         )
-    names = identity.distinguish(list(groups))
+    names = identity.distinguish([group[0].run for group in groups])
     rows, counts = [], {}
-    for label, logs in zip(names.labels, groups.values(), strict=True):
-        counts[label] = len(logs)
-        rows += figure_data.curve_rows(label, logs, columns)
+    for label, group in zip(names.labels, groups, strict=True):
+        counts[label] = len(group)
+        rows += figure_data.curve_rows(label, [figure_data.read_log(log.file, columns) for log in group], columns)
     title = f"{names.title}: mean over n runs"
     if max(counts.values()) > 1:
         title += ", band of one standard deviation"
     drawn = figures.curve_panels(title, rows, counts)
-    figures.save(args.out / f"curves_{identity.several(every)}", drawn, rows)
+    figures.save(args.out / f"curves_{identity.several([log.run for group in groups for log in group])}", drawn, rows)
 
 
 @image_files()

@@ -1,5 +1,6 @@
 """The hours that experiments would take: counted costs against published ones, schedules worked by hand, and rows."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,9 @@ import pytest
 from helper.experiments import estimate
 from helper.experiments.estimate import START, Estimate, costs, measured, step_seconds
 from helper.experiments.jobs import Job, Work
+from helper.experiments.plan import Planner, find_table
+from helper.files.paths import ROOT
+from helper.report.results import read_run
 
 
 @pytest.mark.parametrize(
@@ -66,8 +70,19 @@ def test_rows_of_gpus_are_measurements_and_those_of_processors_are_not():
     found = Estimate([row()])
     job = Job("x", ("train_student.py",), work=Work(**vars(work) | {"epochs": 24}))
     assert found.seconds(job) == pytest.approx(START + 24 * 781 * 0.005)
-    other = Job("y", ("train_student.py",), work=Work(**vars(work) | {"epochs": 24, "what": "AT"}))
-    assert found.seconds(other) == pytest.approx(START + 24 * 781 * step_seconds(other.work))
+    for more in ({"what": "AT"}, {"variant": "dim1"}):
+        other = Job("y", ("train_student.py",), work=Work(**vars(work) | {"epochs": 24} | more))
+        assert found.seconds(other) == pytest.approx(START + 24 * 781 * step_seconds(other.work))
+
+
+def test_the_runs_of_a_table_find_their_shipped_rows():
+    """Every arm of the ablation, by what its row says of it."""
+    table, planner = find_table("cifar100_small_ablation"), Planner()
+    planner.table(table, list(table.rows), list(table.arms), 1)
+    jobs = [job for job in planner.all() if job.command[0] == "train_student.py"]
+    rows = [read_run(ROOT / job.done) | {"device": "NVIDIA H100"} for job in jobs]
+    assert len(jobs) == len({job.work for job in jobs}) == 19
+    assert set(measured(rows)) == {replace(job.work, epochs=0) for job in jobs}
 
 
 def test_a_first_stage_counts_among_the_steps_of_a_row():

@@ -383,7 +383,7 @@ def test_curves_are_means_over_the_seeds(drawn):
     write_row("a_trial1", "TopKD", "d25", trial=1)
     call(visualize, "curves", "--logs", "results/logs/one.csv", "results/logs/a_trial2.csv", "save_s_models/a_trial1")
     [(name, figure)] = drawn.items()
-    assert name == "curves_a-b_noise_KD_TopKD_d25_trial1-2"
+    assert name == "curves_a-b_noise_KD_trial1-2_TopKD_d25"
     rows = [tuple(row.values()) for row in rows_of(name)]
     assert rows == [
         ("KD", "test_acc", "1", "2", "12.0", "2.82843"),  # (14 - 10) / sqrt(2)
@@ -459,6 +459,18 @@ def test_files_are_named_by_other_trials_than_the_first(trials, end):
         write_row(run, loss, trial=trial)
     shown = figure_data.Shown("teacher", tuple(Path(f"save_s_models/{run}/best.pth") for run in runs))
     assert shown.file_name == f"a-b_noise_KD_TopKD{end}"
+
+
+def test_losses_of_unequal_trials_are_named_by_their_own():
+    for run in ("KD_trial1", "KD_trial2", "TopKD_trial1"):
+        loss, _, trial = run.partition("_trial")
+        write_row(run, loss, trial=trial)
+
+    def name(*runs):
+        return figure_data.Shown("teacher", tuple(Path(f"save_s_models/{run}/best.pth") for run in runs)).file_name
+
+    assert name("KD_trial1", "TopKD_trial1", "KD_trial2") == "a-b_noise_KD_trial1-2_TopKD"
+    assert name("KD_trial2", "TopKD_trial1") == "a-b_noise_KD_trial2_TopKD"
 
 
 def test_students_of_two_teachers_of_one_architecture_are_two(drawn):

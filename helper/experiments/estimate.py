@@ -101,7 +101,8 @@ def measured(rows: Iterable[Mapping[str, str]]) -> dict[Work, float]:
             continue
         script = "train_student" if row["teacher"] else "train_teacher"
         batch_size = int(row.get("batch_size") or 64)
-        work = Work(script, row["dataset"], row["teacher"], row["student"], row["method"], 0, batch_size)
+        networks, variant = (row["teacher"], row["student"]), row.get("variant") or ""
+        work = Work(script, row["dataset"], *networks, row["method"], 0, batch_size, variant)
         found.setdefault(work, []).append(float(row["seconds"]) / (epochs * steps(work)))
     return {work: sum(values) / len(values) for work, values in found.items()}
 
@@ -162,9 +163,9 @@ class Estimate:
         for work in kinds:
             text = f"{1000 * self.step(work):.1f} {'m' if self.is_measured(work) else 'e'}"
             by_text = grouped.setdefault((work.teacher, work.student, work.batch_size), {})
-            by_text.setdefault(text, []).append(work.what)
+            by_text.setdefault(text, []).append(f"{work.what} {work.variant}".rstrip())
         for (teacher, student, batch_size), by_text in grouped.items():
             what = f"{teacher} > {student}" if teacher else f"{student} alone"
-            cells = "; ".join(f"{text}: {' '.join(methods)}" for text, methods in by_text.items())
+            cells = "; ".join(f"{text}: {', '.join(methods)}" for text, methods in by_text.items())
             lines.append(f"{what}, {batch_size} images: {cells}")
         return "\n".join(lines)

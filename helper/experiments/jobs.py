@@ -24,7 +24,8 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node")
 @dataclass(frozen=True)
 class Work:
     """What a job computes, as far as its duration depends on it. what: the method, the homology dimension or RipsNet's
-    pooling. epochs: of training or fitting at most, or passes over the training set."""
+    pooling. variant: where a method departs from its own settings, as in the row. epochs: of training or fitting at
+    most, or passes over the training set."""
 
     script: str
     dataset: str = ""
@@ -33,6 +34,7 @@ class Work:
     what: str = ""
     epochs: int = 0
     batch_size: int = 1
+    variant: str = ""
 
 
 @dataclass(frozen=True)

@@ -447,7 +447,16 @@ class Planner:
             "train_student",
             ["--path_t", teacher_path(table, teacher), "--model_s", student, *options, "--trial", str(trial), *named]
             + self.given("train_student"),
-            Work("train_student", table.dataset, teacher, student, arm.method, epochs, clouds.batch_size),
+            Work(
+                "train_student",
+                table.dataset,
+                teacher,
+                student,
+                arm.method,
+                epochs,
+                clouds.batch_size,
+                settings.variant,
+            ),
             folder=STUDENTS / name,
             done=row_file(name),
             resumable=True,

@@ -2,10 +2,10 @@
 holds. Names of runs are shown, not read.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import UserError
 from ..files.atomic import first_row, read_args
@@ -124,22 +124,31 @@ def distinguish(runs: Sequence[Identity]) -> Names:
 
 def several(runs: Sequence[Identity]) -> str:
     """A file's name for one run or several: the run's; else their pair, their losses, the schedule if they share it and
-    the trials, unless that is trial 1 alone; of several pairs, the first and how many more."""
+    the trials, unless that is trial 1 alone, which follow each loss where they differ; of several pairs, the first and
+    how many more."""
     first = runs[0]
     if len(runs) == 1:
         return first.name
     if not first.pair or any(run.pair != first.pair for run in runs):
         return f"{first.name}_and_{len(runs) - 1}_more"
-    losses = list(dict.fromkeys(run.loss for run in runs))
-    text = "_".join(losses)
+    losses = dict.fromkeys(run.loss for run in runs)
+    trials = {loss: trials_text(run.trial for run in runs if run.loss == loss) for loss in losses}
+    shared = len(set(trials.values())) == 1
+    text = "_".join(losses if shared else (f"{loss}_{of_it}".rstrip("_") for loss, of_it in trials.items()))
     parts = [first.pair, text if len(text) <= LONGEST else f"{len(losses)}_losses"]
     if all(run.schedule == first.schedule for run in runs):
         parts.append(first.schedule)
-    trials = list(dict.fromkeys(run.trial for run in runs if run.trial))
-    if trials not in ([], ["1"]):
-        text = "-".join(trials)
-        parts.append(f"trial{text}" if len(text) <= LONGEST else f"{len(trials)}_trials")
+    if shared:
+        parts.append(trials[first.loss])
     return "_".join(part for part in parts if part).replace(" ", "_")
+
+
+def trials_text(trials: Iterable[str]) -> str:
+    """'trial1-2', each number once; '' for trial 1 alone, or where no number is known."""
+    text = "-".join(dict.fromkeys(filter(None, trials)))
+    if text in ("", "1"):
+        return ""
+    return f"trial{text}" if len(text) <= LONGEST else f"{text.count('-') + 1}_trials"
 
 
 def run_of(path: Path) -> str:
@@ -161,24 +170,29 @@ def logs_in(path: Path) -> list[Path]:
     return found
 
 
-def find_logs(paths: Sequence[Path]) -> dict[Identity, list[Path]]:
-    """The logs that paths name, by what their runs are; the first of several repetitions gives the name."""
+class Log(NamedTuple):
+    run: Identity
+    file: Path
+
+
+def find_logs(paths: Sequence[Path]) -> list[list[Log]]:
+    """The logs that paths name; the repetitions of a run are brought together."""
     found: dict[str, Path] = {}
     for file in (file for path in paths for file in logs_in(path)):
-        if (run := run_of(file)) in found:
-            raise UserError(f"{file}: the run {run} is duplicated, also in {found[run]}; give one of them")
-        found[run] = file
-    groups: dict[tuple, tuple[Identity, list[Path]]] = {}
+        if (name := run_of(file)) in found:
+            raise UserError(f"{file}: the run {name} is duplicated, also in {found[name]}; give one of them")
+        found[name] = file
+    groups: dict[tuple, list[Log]] = {}
     topologies: dict[tuple, dict[str, Path]] = {}
     for file in found.values():
-        known = of_log(file)
-        groups.setdefault(known.key, (known, []))[1].append(file)
-        if known.topology:
-            topologies.setdefault(known.key, {})[known.topology] = file
+        run = of_log(file)
+        groups.setdefault(run.key, []).append(Log(run, file))
+        if run.topology:
+            topologies.setdefault(run.key, {})[run.topology] = file
     for files in topologies.values():
         if len(files) > 1:
             raise UserError(
                 f"{', '.join(map(str, files.values()))}: no repetitions of one run, as their RipsNets or specs differ "
                 "(topology_sha256); give some of them"
             )
-    return dict(groups.values())
+    return list(groups.values())
