@@ -50,7 +50,8 @@ class Pair:
     shapes_s, shapes_t: one image's feature shapes, (C, H, W) or (C,), from the stem's output to the pooled vector.
     map_s, map_t: (C, H, W) of the map before the pooling; None for a network without a submodule `pool`.
     classifier_s, classifier_t: the linear layers from the pooled vector to the logits; the student's is being trained.
-    norms_t: the batch norm that each stage's pre-activation comes from, None where there is none.
+    norms_t: the batch norm that each stage's pre-activation comes from, None where there is none; empty where that is
+        not known.
     labels: of the training set, int64 (N,). batch_size: the largest batch, or one process's share of it.
     kd_T: temperature for methods that soften logits.
     """

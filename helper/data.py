@@ -29,8 +29,10 @@ def load_data(data: Data) -> tuple[LabelledImages, LabelledImages]:
         return distributed.after_first(load_dataset, *source)
     except DatasetUnavailable as error:
         raise UserError(str(error)) from None
-    except (OSError, TypeError, ValueError) as error:  # from the reader of somebody's own data set
-        reason = str(error)
+    except UserError:
+        raise
+    except Exception as error:  # of a reader that is the user's own, which may raise anything
+        reason = str(error) if type(error) in (TypeError, ValueError) else f"{type(error).__name__} ({error})"
         if isinstance(error, OSError) and error.filename is not None:
             reason = f"{error.filename}: {error.strerror}"
         raise UserError(f"--dataset {data.dataset}, --data_dir {data.data_dir}: {reason}") from None

@@ -97,9 +97,11 @@ def load_network(
     if dataset is not None:
         check_image_size(arch, dataset, option if found is None else str(path))
     replaced = _replaced(content, path)
-    with torch.device("meta"):  # names and shapes only
-        head = list(state_dict if replaced else create_model(arch).state_dict())[-1]
-    classes = state_dict[head].shape[0] if head in state_dict and state_dict[head].ndim else 0
+    classes = _num_classes(content)
+    if classes is None:
+        with torch.device("meta"):  # names and shapes only
+            head = list(state_dict if replaced else create_model(arch).state_dict())[-1]
+        classes = state_dict[head].shape[0] if head in state_dict and state_dict[head].ndim else 0
     model = create_model(arch, max(1, classes))
     if replaced:
         try:
@@ -192,6 +194,12 @@ def _text(content: dict[str, Any], name: str, path: str | Path) -> str | None:
     if value is not None and not isinstance(value, str):
         raise UserError(f"{path}: '{name}' is a {type(value).__name__}, expected a text")
     return value
+
+
+def _num_classes(content: dict[str, Any]) -> int | None:
+    """What the file says of itself, if that is a number of classes."""
+    value = content.get("num_classes")
+    return value if isinstance(value, int) and value > 0 else None
 
 
 def _accuracy(content: dict[str, Any], path: str | Path) -> float | None:

@@ -24,11 +24,7 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     left as it was. A model that torch.fx cannot trace keeps all its batch norms.
     """
     folded = copy.deepcopy(model).eval().requires_grad_(False)
-    try:
-        pairs = _foldable_pairs(folded)
-    except fx.proxy.TraceError:  # such as a branch on the shape of an image: the network serves as it is
-        return folded
-    for conv_name, bn_name in pairs:
+    for conv_name, bn_name in _foldable_pairs(folded):
         conv, bn = folded.get_submodule(conv_name), folded.get_submodule(bn_name)
         assert isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d)
         folded.set_submodule(conv_name, fuse_conv_bn_eval(conv, bn))
@@ -41,11 +37,18 @@ def _foldable_pairs(model):
     return _sole_readers(model, preact=False) & _sole_readers(model, preact=True)
 
 
+def _traced(model, preact):
+    """The nodes of the model's graph; none where torch.fx cannot trace it, as a branch on the shape of an image."""
+    try:
+        return list(Tracer().trace(model, concrete_args={"is_feat": True, "preact": preact}).nodes)
+    except Exception:  # it raises many kinds, by what the model does
+        return []
+
+
 def _sole_readers(model, preact):
-    graph = Tracer().trace(model, concrete_args={"is_feat": True, "preact": preact})
     modules = dict(model.named_modules())
     pairs = set()
-    for node in graph.nodes:
+    for node in _traced(model, preact):
         if node.op == "call_module" and isinstance(modules[node.target], nn.BatchNorm2d):
             source = node.args[0]
             if source.op == "call_module" and isinstance(modules[source.target], nn.Conv2d) and len(source.users) == 1:
@@ -56,10 +59,13 @@ def _sole_readers(model, preact):
 def preactivation_norms(model: nn.Module) -> list[nn.BatchNorm2d | None]:
     """The batch norm that the pre-activation of each stage, between stem and pooled vector, comes out of.
 
-    Where a shortcut is added, that of the branch; None where there is no batch norm just before.
+    Where a shortcut is added, that of the branch; None where there is no batch norm just before. Empty for a model
+    that torch.fx cannot trace.
     """
-    graph = Tracer().trace(model, concrete_args={"is_feat": True, "preact": True})
-    features, _ = next(node for node in graph.nodes if node.op == "output").args[0]
+    nodes = _traced(model, preact=True)
+    if not nodes:
+        return []
+    features, _ = nodes[-1].args[0]
     modules, norms = dict(model.named_modules()), []
     for node in features[1:-1]:
         if node.target is operator.add:

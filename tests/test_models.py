@@ -523,21 +523,26 @@ def test_folding_keeps_channels_last(name):
 # What methods of distillation ask for
 
 
-def test_a_model_that_cannot_be_traced_is_not_folded():
-    class Branching(nn.Module):
+@pytest.mark.parametrize("pool", [
+    lambda maps: maps.mean((2, 3)) if maps.shape[-1] > 2 else maps.flatten(1),
+    lambda maps: maps.mean((2, 3)).view(len(maps), -1),
+])  # fmt: skip
+def test_a_model_that_cannot_be_traced_is_not_folded(pool):
+    class Untraceable(nn.Module):
         def __init__(self):
             super().__init__()
             self.conv, self.bn, self.fc = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)
 
         def forward(self, x, is_feat=False, preact=False):
             maps = self.bn(self.conv(x))
-            pooled = maps.mean((2, 3)) if maps.shape[-1] > 2 else maps.flatten(1)
+            pooled = pool(maps)
             return ([maps, pooled], self.fc(pooled)) if is_feat else self.fc(pooled)
 
-    model = seasoned(Branching())
+    model = seasoned(Untraceable())
     folded = fold_batchnorm(model)
     assert not folded.training and not any(parameter.requires_grad for parameter in folded.parameters())
     assert_same(folded(images()), model.eval()(images()))
+    assert preactivation_norms(model) == []
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -234,10 +234,12 @@ class MyLoss(nn.Module):
 
 
 class MyNet(nn.Module):
+    """Its classifier is not the last part of its state dict."""
+
     def __init__(self, num_classes):
         super().__init__()
-        self.conv, self.bn = nn.Conv2d(3, 8, 3, stride=2, bias=False), nn.BatchNorm2d(8)
         self.head = nn.Linear(8, num_classes)
+        self.conv, self.bn = nn.Conv2d(3, 8, 3, stride=2, bias=False), nn.BatchNorm2d(8)
 
     def forward(self, x, is_feat=False, preact=False):
         features = [torch.relu(self.bn(self.conv(x)))]
@@ -255,6 +257,37 @@ def test_a_method_from_outside_trains_under_its_name(monkeypatch):
     assert "kd" not in log and float(log["grad_other"]) > 0
     assert "other.map.weight" in checkpoint.load("save_s_models/run/last.pth")["objective"]
     assert not any("map" in name for name in checkpoint.load("save_s_models/run/best.pth")["model"])
+
+
+@pytest.mark.parametrize("given, expected", [
+    ((), ("raw", 1, 0.5, False, True)),
+    (("--set", "raw=false"), ("raw", 1, 0.5, False, False)),
+    (("--set", "squared=True", "power=2", "name=a=b"), ("a=b", 2, 0.5, True, True)),
+])  # fmt: skip
+def test_options_of_a_method_from_outside_arrive_as_they_are_given(monkeypatch, given, expected):
+    class Recording(MyLoss):
+        def __init__(self, pair, *, name="raw", power=1, scale=0.5, squared=False, raw=True):
+            super().__init__(pair)
+            found.append((name, power, scale, squared, raw))
+
+    found = []
+    mine = Method("Mine", "citation", Recording, features=(-1,), trainable=True)
+    monkeypatch.setitem(distiller_dict, "mine", mine)
+    call(train_student, *ENOUGH[train_student], *NO_CUDA, "--distill", "mine", *given, "--name", "run")
+    assert found == [expected]
+
+
+def test_options_of_a_method_from_outside_that_no_text_gives_are_refused(monkeypatch, capsys):
+    class Unset(MyLoss):
+        def __init__(self, pair, *, squared=False, weights=None):
+            super().__init__(pair)
+
+    monkeypatch.setitem(distiller_dict, "mine", Method("Mine", "citation", Unset, features=(-1,), trainable=True))
+    student = (*ENOUGH[train_student], *NO_CUDA, "--distill", "mine")
+    line = refused(monkeypatch, capsys, train_student, *student, "--set", "squared=2")
+    assert "--set: found 'squared=2', expected squared=<bool>" in line
+    line = refused(monkeypatch, capsys, train_student, *student)
+    assert "method Mine: the default of its option weights is None, expected one of bool, int, float, str" in line
 
 
 def test_a_model_and_a_data_set_from_outside_pass_through_all_stages(monkeypatch, capsys):
@@ -311,7 +344,7 @@ def test_a_name_with_a_slash_does_not_become_a_folder_in_a_folder(monkeypatch, c
     assert Path("results/runs/run.csv").is_file()
 
 
-def test_the_readme_s_own_model_method_and_data_set_work_when_pasted(monkeypatch, tmp_path):
+def test_the_readme_s_own_model_method_and_data_set_work_when_pasted(monkeypatch, tmp_path, capsys):
     """Each block is run at the end of the file that README names for it."""
     section = (ROOT / "README.md").read_text().split("## Your own model, method, data set")[1].split("\n## ")[0]
     blocks = [
@@ -328,3 +361,18 @@ def test_the_readme_s_own_model_method_and_data_set_work_when_pasted(monkeypatch
         np.savez(tmp_path / split, images=np.zeros((4, 32, 32, 3), np.uint8), labels=np.arange(4))
     train, test = dataset.load_dataset("mine", str(tmp_path))
     assert len(train) == len(test) == 4
+    monkeypatch.setitem(dataset_dict, "mine", dataset.dataset_dict["mine"])
+    file = tmp_path / "train.npz"
+    whole = file.read_bytes()
+    options = ("--dataset", "mine", "--data_dir", tmp_path)
+
+    def reason():
+        line = refused(monkeypatch, capsys, train_teacher, *options, *NO_CUDA)
+        return line.split(f"--dataset mine, --data_dir {tmp_path}: ")[1]
+
+    file.write_bytes(whole[:-30])
+    assert reason().startswith("BadZipFile (")
+    np.savez(file, pictures=0)
+    assert reason().startswith("KeyError (")
+    file.unlink()
+    assert reason().startswith(f"{file}: No such file or directory")

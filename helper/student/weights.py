@@ -32,6 +32,7 @@ BY_HAND = "given on the command line"
 # What an image is made by, beside its homology dimension and layer.
 IMAGE_OPTIONS = ("pcd_bn", "sigma_rule", "resolution", "range")
 RIPSNET_OPTIONS = ("operator", "ripsnet", "ripsnet_clouds")
+OPTION_TYPES = (bool, int, float, str)  # of a method's own options
 TOPOLOGY_OPTIONS = ("dim", "tda_layer_t", "tda_layer_s", "cloud_size")
 
 
@@ -350,9 +351,23 @@ def parse_options(texts: tuple[str, ...], method: Method) -> dict[str, Any]:
         if name not in method.options:
             known = ", ".join(f"{key}={default}" for key, default in method.options.items()) or "it has none"
             raise UserError(f"--set: found '{text}', expected an option of {method.name} ({known})")
-        kind = type(method.options[name])
+        default = method.options[name]
+        if type(default) not in OPTION_TYPES:
+            types = ", ".join(kind.__name__ for kind in OPTION_TYPES)
+            raise UserError(
+                f"method {method.name}: the default of its option {name} is {default!r}, expected one of {types}"
+            )
         try:
-            found[name] = kind(value)
+            found[name] = as_type(type(default), value)
         except ValueError:
-            raise UserError(f"--set: found '{text}', expected {name}=<{kind.__name__}>") from None
+            raise UserError(f"--set: found '{text}', expected {name}=<{type(default).__name__}>") from None
     return found
+
+
+def as_type(kind: type, text: str) -> Any:
+    """ValueError where the text is of another type."""
+    if kind is not bool:
+        return kind(text)
+    if text.lower() not in ("true", "false"):
+        raise ValueError
+    return text.lower() == "true"

@@ -75,6 +75,7 @@ def refused(monkeypatch, capsys, script, *options):
     with pytest.raises(SystemExit) as stopped, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warnings.simplefilter("ignore", ImportWarning)  # hidden from users; umap-learn gives one
+        warnings.simplefilter("ignore", ResourceWarning)  # hidden from users; NumPy gives one for a damaged file
         run(script.main, script.get_args_parser)
     assert not caught  # a warning would be another line
     line = capsys.readouterr().err
