@@ -29,7 +29,7 @@ from helper.cli.parser import Parser, read, run
 from helper.cli.types import model, model_help
 from helper.data import class_names, image_files, load_data
 from helper.errors import UserError
-from helper.files.atomic import write_json
+from helper.files.atomic import finite, write_json
 from helper.files.provenance import command, device_name, git_commit, versions
 from helper.networks import load_network, merged
 from helper.report.evaluation import (
@@ -39,7 +39,6 @@ from helper.report.evaluation import (
     adopt,
     agreement,
     check_adoption,
-    finite,
     network_report,
     predict,
     report_text,

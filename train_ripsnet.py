@@ -17,7 +17,6 @@ import helper.cli.early  # noqa: F401
 
 # isort: split
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from helper.clouds.store import CLAIM, CloudSet, images_of, locked
 from helper.data import image_files, load_data
 from helper.errors import UserError
 from helper.files import checkpoint
-from helper.files.atomic import write_json
+from helper.files.atomic import finite, write_json
 from helper.files.paths import clouds_folder, quality_file, spec_file
 from helper.files.run import Run
 from helper.networks import Network, load_network
@@ -41,7 +40,7 @@ from helper.settings import Clouds, Data, Fit, RipsNetChoice, Teacher, plain
 from helper.student.topology import check_spec, load_spec
 from helper.training.seeding import seed_everything
 from models import create_model, to_device
-from ripsnet import ImageSpec, RipsNet, dim0_deaths, dim1_diagrams, r2_score
+from ripsnet import ImageSpec, RipsNet, diagrams_of, r2_score
 
 FOREIGN_CLOUDS = 512  # clouds on which R^2 is measured in the other BatchNorm mode and for an untrained network
 
@@ -104,8 +103,7 @@ def fit_dimension(dim: int, teacher: Network, train_images: LabelledImages, args
             "quality": quality,
         },
     )
-    finite = {name: value if math.isfinite(value) else None for name, value in quality.items()}  # JSON has no infinity
-    write_json(ripsnet_run.folder / "quality.json", finite)
+    write_json(ripsnet_run.folder / "quality.json", finite(quality))
     print(
         f"{ripsnet_run.name}: validation MSE {quality['val_mse']:.6f}, of the mean image "
         f"{quality['mean_image_mse']:.6f}, R^2 {quality['r2']:.3f}; other BatchNorm mode "
@@ -166,8 +164,8 @@ def measure(
     for name, model, bn in (("other_bn", teacher.model, other_bn), ("untrained", untrained, "train")):
         clouds = torch.cat(list(Embedder(model, loader, origin.layer, bn).clouds(first, last)))
         clouds = clouds.to(getattr(torch, origin.cloud_dtype)).float()
-        diagrams = dim0_deaths(clouds) if spec.dim == 0 else dim1_diagrams(clouds)
-        quality[f"r2_{name}"] = r2_score(network(clouds), images_of(diagrams, spec).to(device))
+        exact = images_of(diagrams_of(clouds, spec.dim), spec).to(device)
+        quality[f"r2_{name}"] = r2_score(network(clouds), exact)
     return quality
 
 

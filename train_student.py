@@ -101,7 +101,6 @@ class Student(NamedTuple):
 
     settings: StudentSettings
     run: Run
-    options: dict[str, Any]
     teacher: Network
     objective: Distillation
     topology: Topology
@@ -175,7 +174,7 @@ def prepare(args, repetition: ResolvedRepetition, earlier: Student | None) -> St
             "options": settings.options,
         }
     student_run.hold()
-    return Student(settings, student_run, options, teacher, objective, topology, sets, about)
+    return Student(settings, student_run, teacher, objective, topology, sets, about)
 
 
 def training(student: Student, before: str, stop: StopRequest) -> Steps[None]:
@@ -192,7 +191,7 @@ def training(student: Student, before: str, stop: StopRequest) -> Steps[None]:
     loader = train_loader(train_set, settings.training.batch_size, repetition.seed)
     if settings.loss.first_epochs:
         own = settings.first_training
-        options = student.options | plain(own)
+        options = student_run.options | plain(own)
         folder, inputs = student_run.folder / "first_stage", student_run.inputs
         first_run = Run(folder, options, student_run.device, repetition.resume, inputs)
         stage = FirstStage(objective)

@@ -22,6 +22,7 @@ from benchmarks.report import compare, write_report
 from ripsnet import (
     ImageSpec,
     birth_persistence,
+    diagrams_of,
     dim0_deaths,
     dim0_images,
     dim1_diagrams,
@@ -44,7 +45,7 @@ def make_clouds(count: int) -> Tensor:
 
 
 def make_spec(clouds: Tensor, dim: int) -> ImageSpec:
-    points = birth_persistence(dim0_deaths(clouds) if dim == 0 else dim1_diagrams(clouds))
+    points = birth_persistence(diagrams_of(clouds, dim))
     (min_b, min_p), (max_b, max_p) = points.min(axis=0), points.max(axis=0)
     sigma, image_range = released_sigma(points), (min_b, max_b, min_p, max_p)
     return ImageSpec(dim=dim, sigma=sigma, sigma_rule="released", image_range=image_range, maximum=1.0)

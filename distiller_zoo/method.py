@@ -177,12 +177,9 @@ class Method:
         return self.loss(pair, **{name: options[name] for name in keyword_only(self.loss)})
 
     def make_student(self, network: nn.Module, pair: Pair, options: Mapping) -> nn.Module:
-        """The network that is deployed in place of `network`, which it takes over, with those options that are its own.
-
-        `network` itself for a method that replaces nothing.
-        """
-        if self.student is None:
-            return network
+        """The network that is deployed in place of `network`, which it takes over, with those options that are its own;
+        of a method that replaces one."""
+        assert self.student is not None
         return self.student(network, pair, **{name: options[name] for name in keyword_only(self.student)})
 
     def factor(self, term: str, epoch: int, epochs: int) -> float:

@@ -258,7 +258,7 @@ class Repetition:
 class ResolvedRepetition(Repetition):
     """A repetition whose seed is known."""
 
-    seed: int = 1
+    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)

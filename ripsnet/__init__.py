@@ -4,6 +4,7 @@ Importing this package, and everything in homology dimension 0, does without GUD
 """
 
 from .diagrams import (
+    diagrams_of,
     dim0_deaths,
     dim1_critical_edges,
     dim1_diagrams,
@@ -12,6 +13,7 @@ from .diagrams import (
     simplex_tree_diagram,
 )
 from .images import (
+    SIGMA_POINTS,
     ImageSpec,
     birth_persistence,
     diagram_image,
@@ -31,10 +33,12 @@ __all__ = [
     "ImageSpec",
     "RipsNet",
     "RipsNetTopology",
+    "SIGMA_POINTS",
     "WassersteinTopology",
     "birth_persistence",
     "diagram_image",
     "diagram_quality",
+    "diagrams_of",
     "dim0_deaths",
     "dim0_images",
     "dim1_critical_edges",

@@ -243,6 +243,11 @@ def dim1_diagrams(clouds: Tensor | np.ndarray, n_jobs: int = -1) -> list[np.ndar
     return [_finite_bars(diagram) for part in parts for diagram in part]
 
 
+def diagrams_of(clouds: Tensor, dim: int) -> Tensor | list[np.ndarray]:
+    """`dim0_deaths` or `dim1_diagrams` of clouds (N, n, d), by homology dimension."""
+    return dim0_deaths(clouds) if dim == 0 else dim1_diagrams(clouds)
+
+
 def dim1_critical_edges(cloud: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
     """The edges that create and destroy the bars of dimension 1: their lengths are the birth and death times.
 

@@ -29,6 +29,7 @@ from torch import Tensor
 from .blocks import map_blocks
 
 WEIGHT = "10*tanh(p) + 10*ln(100*b + 1)"
+SIGMA_POINTS = 200  # that the released rule looks at
 BLOCK_ELEMENTS = 1 << 17  # of the Gaussians held at a time
 
 
@@ -256,7 +257,7 @@ def released_sigma(points: np.ndarray) -> float:
     Raises:
         ValueError: when no distance exceeds 1e-5.
     """
-    first = np.asarray(points, dtype=np.float64)[:200]
+    first = np.asarray(points, dtype=np.float64)[:SIGMA_POINTS]
     return _sigma(cdist(first, first).ravel())
 
 

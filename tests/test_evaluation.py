@@ -30,7 +30,7 @@ from support.running import (
 import evaluate
 from dataset import dataset_dict
 from helper.files import checkpoint
-from helper.files.atomic import read_json, write_json
+from helper.files.atomic import finite, read_json, write_json
 from helper.files.paths import spec_file, teacher_run
 from helper.networks import load_network, load_replaced
 from helper.report.evaluation import (
@@ -40,7 +40,6 @@ from helper.report.evaluation import (
     bottleneck,
     calibration_error,
     class_accuracies,
-    finite,
     wasserstein,
 )
 from helper.settings import RipsNetChoice

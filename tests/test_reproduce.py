@@ -151,6 +151,7 @@ def test_only_two_pairs_have_published_weights(capsys):
     assert {row for row, line in found.items() if "published: " in line} == {"resnet56:resnet20", "wrn_40_2:ShuffleV1"}
     assert "lr 0.05 [published], alpha 2, delta 5, mean pooling [published: " in found["resnet56:resnet20"]
     assert "lr 0.01 [published], alpha 4, delta 5, sum pooling [published: " in found["wrn_40_2:ShuffleV1"]
+    assert "lr 0.1 [assumed: the field's], alpha 1" in found["resnet34_imagenet:resnet18_imagenet"]
     text = "\n".join(lines)
     assert all(f"{name}: " in text for name in (*TABLES, *FIGURES)) and "None" not in text
     assert "    5 seeds (3 of TopKD-wasserstein; 1 of CE, CE+Top-exact, TopKD-exact delta 1, " in text

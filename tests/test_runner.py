@@ -62,7 +62,7 @@ class FakeRunner(Runner):
 
     def start(self, job):
         self.started.append(shlex.join(job.call()))
-        self.running[job.name] = None
+        self.running[job.name] = SimpleNamespace(send_signal=lambda _: None)
         self.together.append(set(self.running))
         status = int(job.name in self.failing)
         if job.done and not status:

@@ -260,14 +260,16 @@ def test_a_full_disk_under_a_path_that_was_given_is_the_user_s(noisy, monkeypatc
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_a_warning(number, tmp_path, monkeypatch, capsys):
+def test_a_file_system_without_locks_is_one_warning(number, tmp_path, monkeypatch, capsys):
     def flock(*arguments):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
     lock.hold(tmp_path / "x")
     assert capsys.readouterr().out.startswith(f"warning: {tmp_path / 'x'}: its file system has no locks")
-    assert lock.in_use(tmp_path / "x") is None
+    lock.hold(tmp_path / "x")
+    assert not capsys.readouterr().out and lock.in_use(tmp_path / "x") is None
+    lock.release(tmp_path / "x")
 
 
 # Checkpoints that are none, or dangerous.

@@ -580,7 +580,7 @@ def test_refuses_a_ripsnet_of_other_images_and_a_missing_one(monkeypatch, capsys
         ("curves --logs empty", "empty: no log there; expected a log, the folder of a run, or one of logs"),
         ("curves --logs text.csv", "text.csv: no epochs found; expected the log.csv of train_teacher.py or"),
         ("curves --logs nan.csv", "nan.csv: no epochs found; expected the log.csv of train_teacher.py or"),
-        ("curves --logs long.csv", "long.csv: not readable as a log (field larger than field limit"),
+        ("curves --logs long.csv", "long.csv: not readable as CSV (field larger than field limit"),
         ("curves --logs words.csv", "words.csv: not readable as a log (could not convert string to float: 'high')"),
         ("curves --logs words.csv logs", "logs/words.csv: the run words is duplicated, also in words.csv"),
     ],

@@ -78,7 +78,7 @@ class Parser(argparse.ArgumentParser):
         recipe = types.recipe(asked.parse_known_args(list(argv))[0].dataset)
         if recipe is not None:
             own: dict[type, dict[str, Any]] = {Training: vars(Training.of(recipe)), Clouds: vars(Clouds.of(recipe))}
-            known = [name for name, section in self._declared.items() if section in own and name not in ("lr", "amp")]
+            known = [name for name, section in self._declared.items() if section in own]
             self.set_defaults(**{name: own[self._declared[name]][name] for name in known})
 
     def add_config(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ripsnet import (
+    SIGMA_POINTS,
     ImageSpec,
     birth_persistence,
     diagram_quality,
@@ -28,7 +29,6 @@ from .store import CloudSet, Diagrams, Origin, images_of
 Maker = Callable[[int], Any]
 
 SAMPLE = 64  # clouds
-SIGMA_POINTS = 200  # that the released rule looks at
 
 
 def origin_of(teacher: Network, width: int, data: Data, clouds: Clouds, making: CloudMaking) -> Origin:

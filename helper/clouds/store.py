@@ -274,23 +274,22 @@ class CloudSet:
 
     def remove(self, kind: str) -> None:
         """Remove all chunks of a kind. InUse if a RipsNet is being fitted to them."""
-        paths = sorted((self.folder / kind).glob("*.npy"))
-        if paths:
-            self._refuse_in_use()
-        self._withdraw(kind)
-        for path in [*paths, self.folder / kind / CHECKSUMS]:  # the list last: chunks without one are of an old folder
-            remove(path)
-        self._sums[kind] = None
+        self._remove_chunks(kind, withdraw=True)
 
     def discard_clouds(self) -> None:
         """Remove the chunks of clouds alone: what was made of them stays complete. InUse if a RipsNet is being fitted
         to them."""
-        paths = sorted((self.folder / "clouds").glob("*.npy"))
+        self._remove_chunks("clouds", withdraw=False)
+
+    def _remove_chunks(self, kind: str, withdraw: bool) -> None:
+        paths = sorted((self.folder / kind).glob("*.npy"))
         if paths:
             self._refuse_in_use()
-        for path in [*paths, self.folder / "clouds" / CHECKSUMS]:
+        if withdraw:
+            self._withdraw(kind)
+        for path in [*paths, self.folder / kind / CHECKSUMS]:  # the list last: chunks without one are of an old folder
             remove(path)
-        self._sums["clouds"] = None
+        self._sums[kind] = None
 
     def bytes_needed(self, kind: str) -> int:
         """Of all chunks of a kind; of diagrams of dimension 1 about, as if a cloud had as many bars as points."""

@@ -126,7 +126,6 @@ class Estimate:
 
     def makespan(self, jobs: Sequence[Job], slots: int) -> float:
         """Seconds until all jobs are done, with so many at once in their order, each after those that it needs."""
-        by_name = {job.name: job for job in jobs}
         place = {job.name: index for index, job in enumerate(jobs)}
         sorter = TopologicalSorter(before(jobs))
         sorter.prepare()
@@ -138,7 +137,7 @@ class Estimate:
                 heapq.heappush(ready, place[name])
             while ready and len(running) < slots:
                 job = jobs[heapq.heappop(ready)]
-                heapq.heappush(running, (now + self.seconds(by_name[job.name]), job.name))
+                heapq.heappush(running, (now + self.seconds(job), job.name))
             now, name = heapq.heappop(running)
             sorter.done(name)
         return now

@@ -55,11 +55,13 @@ def describe_table(name: str, table: Table) -> list[str]:
         if departing:
             own.append(f"{what}: {listed(departing)}")
     lines.append(f"    {'; '.join(own)} [assumed]")
+    recipe = dataset_dict[table.dataset].recipe
+    source = "published" if recipe is None else "assumed: the field's"
     for row in table.rows:
         pair = pair_settings(*networks(row))
-        lr = table.student.resolved(networks(row)[1], dataset_dict[table.dataset].recipe).lr
+        lr = table.student.resolved(networks(row)[1], recipe).lr
         weights = f"alpha {pair.alpha:g}, delta {pair.delta:g}, {pair.operator} pooling [{pair.source}]"
-        lines.append(f"    {row:<22} lr {lr:g} [published], {weights}")
+        lines.append(f"    {row:<22} lr {lr:g} [{source}], {weights}")
     arms = [(arm.name + (f" ({listed(arm.options)})" if arm.options else ""), arm.source) for arm in table.arms]
     return lines + [f"    {line}" for line in by_source(arms)]
 

@@ -35,7 +35,7 @@ class Runner:
 
     def __init__(self, at_once: int, gpus: Sequence[str] = ()):
         self.at_once, self.gpus = at_once, list(gpus)
-        self.running: dict[str, subprocess.Popen | None] = {}
+        self.running: dict[str, subprocess.Popen] = {}
         self.gpus_of: dict[str, list[str]] = {}
         self.events: queue.SimpleQueue = queue.SimpleQueue()  # (name, exit code, last lines), STOP, NO_READER
         self.waiting_for: dict[str, str] = {}
@@ -151,9 +151,8 @@ class Runner:
                 if event in (STOP, NO_READER):
                     stopped = True
                     for process in self.running.values():
-                        if process is not None:
-                            with suppress(ValueError):  # Windows sends none; a terminal's Ctrl-C reaches it there
-                                process.send_signal(signal.SIGINT)
+                        with suppress(ValueError):  # Windows sends none; a terminal's Ctrl-C reaches it there
+                            process.send_signal(signal.SIGINT)
                     continue
                 name, status, lines = event
                 del self.running[name]

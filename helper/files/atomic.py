@@ -8,6 +8,7 @@ import csv
 import errno
 import io
 import json
+import math
 import os
 import secrets
 from collections.abc import Sequence
@@ -76,6 +77,13 @@ def cannot_write(path: Path, error: OSError, option: str | None = None) -> UserE
 
 def write_json(path: Path, value: Any, option: str | None = None) -> None:
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode(), option)
+
+
+def finite(value: Any) -> Any:
+    """The same nested dict with None for numbers that are not finite, which JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path, advice: str = "copy it again, or remove it to have it regenerated") -> dict:

@@ -61,8 +61,9 @@ def rename(old: Path, new: Path) -> None:
         raise cannot_write(new, error) from None
 
 
-def load(path: str | Path, device: torch.device | str = "cpu") -> Any:
-    """Load a file written by `save`, or a foreign one of tensors and plain values. Raises UserError if that fails.
+def load(path: str | Path) -> Any:
+    """Load a file written by `save`, or a foreign one of tensors and plain values, onto the CPU. Raises UserError if
+    that fails.
 
     The zip archive's checksums are verified first, since PyTorch itself does not notice a flipped bit.
     """
@@ -78,7 +79,7 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> Any:
                     raise UserError(f"{path}: damaged (checksum of {damaged}); copy it again or regenerate it")
         with torch.serialization.safe_globals(SAFE_GLOBALS), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles; what cannot be read is reported below
-            return torch.load(path, map_location=device, weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except OSError as error:
@@ -134,7 +135,7 @@ def misfit(folder: Path, error: Exception) -> UserError:
     )
 
 
-def load_latest(folder: Path, device: torch.device | str, fields: Fields, kind: str) -> dict | None:
+def load_latest(folder: Path, fields: Fields, kind: str) -> dict | None:
     """The newest good checkpoint of a run: `last.pth`, else `previous.pth`, else None where there is neither.
 
     fields, kind: what a checkpoint of this run holds; a file of another kind is as good as damaged.
@@ -147,7 +148,7 @@ def load_latest(folder: Path, device: torch.device | str, fields: Fields, kind: 
         path = folder / name
         if path.exists():
             try:
-                state = check_fields(load(path, device), fields, path, kind)
+                state = check_fields(load(path), fields, path, kind)
             except UserError as error:
                 failures.append(str(error))
                 continue

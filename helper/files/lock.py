@@ -26,7 +26,7 @@ class InUse(UserError):
     exit_code = int(os.environ.get(STATUS, UserError.exit_code))
 
 
-_held: dict[Path, FileLock] = {}  # for the process's whole life, unless released
+_held: dict[Path, FileLock | None] = {}  # for the process's whole life, unless released; None where there are no locks
 
 
 def hold(folder: Path, option: str | None = None) -> None:
@@ -50,6 +50,7 @@ def hold(folder: Path, option: str | None = None) -> None:
     except OSError as error:
         if error.errno in UNLOCKABLE:
             print(f"warning: {folder}: its file system has no locks; let one process at a time work in it", flush=True)
+            _held[key] = None
             return
         raise cannot_write(folder, error, option) from None
     _held[key] = lock

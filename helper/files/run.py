@@ -60,9 +60,9 @@ class Run:
 
     options: the resolved options as plain values, as `settings.plain` makes them.
     inputs: SHA-256 of what the run reads of earlier stages, by the columns of INPUTS; '' of what it does not read.
-    may_grow: options that a resumed run may have otherwise, because whoever resumes it checks them.
     """
 
+    # Options that a resumed run may have otherwise, because whoever resumes it checks them.
     may_grow = frozenset({"epochs", "lr_decay_epochs"})
 
     def __init__(
@@ -137,7 +137,7 @@ class Run:
         return distributed.on_first(self._start, fields)
 
     def _start(self, fields: checkpoint.Fields) -> dict | None:
-        state = checkpoint.load_latest(self.folder, "cpu", {**fields, "args": dict}, "a checkpoint of this run")
+        state = checkpoint.load_latest(self.folder, {**fields, "args": dict}, "a checkpoint of this run")
         if state is None:
             self._check_weights()
         if not self.resume and (state is not None or self.best.is_file()):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dataset import LabelledImages, Recipe, test_batches
 from models import create_model
-from ripsnet import ImageSpec, RipsNet, dim0_deaths, dim1_diagrams, r2_score
+from ripsnet import ImageSpec, RipsNet, diagrams_of, r2_score
 
 from ..clouds.layers import as_points, layer_width, read_layer
 from ..clouds.store import images_of
@@ -28,7 +28,7 @@ from ..files.paths import clouds_folder, spec_file
 from ..networks import TORCHVISION, Network
 from ..settings import Clouds, RipsNetChoice
 from ..student.pairs import pair_settings
-from ..student.topology import check_spec, load_ripsnet, load_spec, ripsnet_files
+from ..student.topology import load_ripsnet, load_specs, ripsnet_files
 from ..student.weights import IMAGE_OPTIONS, refuse_without_effect
 from ..training.objective import autocast
 
@@ -216,9 +216,8 @@ class TopologyComparison:
                 f"--spec: found {len(asked.spec)} files, expected one for each dimension of --dim {clouds.dim}"
             )
         paths = [Path(path) for path in asked.spec] or [spec_file(folder, dim) for dim in self.dims]
-        for dim, path in zip(self.dims, paths, strict=True):
-            self.specs[dim] = load_spec(path)
-            check_spec(self.specs[dim], path, clouds.expected(teacher.sha256, self.widths[1], dim))
+        specs = load_specs(paths, clouds, teacher.sha256, self.widths[1])
+        self.specs = dict(zip(self.dims, specs, strict=True))
 
     def _load_ripsnets(
         self, choice: RipsNetChoice, clouds: Clouds, folder: Path, given: Sequence[str], device: torch.device
@@ -246,7 +245,7 @@ class TopologyComparison:
 
     @torch.no_grad()
     def _measure_dim(self, dim: int, clouds: list[Tensor]) -> dict[str, float | None]:
-        diagrams = [dim0_deaths(part) if dim == 0 else dim1_diagrams(part) for part in clouds]
+        diagrams = [diagrams_of(part, dim) for part in clouds]
         found: dict[str, float | None] = {}
         if dim in self.specs:
             images = [images_of(part, self.specs[dim]).double().cpu() for part in diagrams]
@@ -262,13 +261,6 @@ class TopologyComparison:
             pairs = zip(*diagrams, strict=True)
             found[name] = float(np.mean([distance(bars(one), bars(other)) for one, other in pairs]))
         return found
-
-
-def finite(value: Any) -> Any:
-    """The same nested dict with None for numbers that are not finite, which JSON cannot hold."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 NETWORK_ROWS = [
@@ -313,8 +305,8 @@ def report_text(report: dict[str, Any], per_class: bool) -> str:
     networks = {role: report[role] for role in ("network", "teacher") if role in report}
     columns = list(networks.values())
     precision = "float32" if report["amp"] == "off" else report["amp"]
-    names = {"network": "{}", "teacher": "{} (teacher)"}
-    head = [["", *(names[role].format(network["arch"]) for role, network in networks.items())]]
+    ends = {"network": "", "teacher": " (teacher)"}
+    head = [["", *(network["arch"] + ends[role] for role, network in networks.items())]]
     lines = [f"{network['path']}: {network['arch']}" for network in columns]
     lines += [f"{report['images']:,} test images of {report['dataset']}, {precision}", ""]
     lines += aligned(head + cells(columns, NETWORK_ROWS))

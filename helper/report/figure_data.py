@@ -1,6 +1,5 @@
 """What the figures show: networks and their clouds, RipsNets and their validation clouds, embeddings, and logs."""
 
-import csv
 import difflib
 import math
 import statistics
@@ -19,17 +18,18 @@ from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from dataset import LabelledImages, TrainLoader, usual_test_batch
-from ripsnet import ImageSpec, RipsNet, dim0_deaths, dim1_diagrams, r2_score
+from ripsnet import ImageSpec, RipsNet, diagrams_of, dim0_deaths, dim1_diagrams, r2_score
 
 from ..clouds.fitting import CloudData, predict
 from ..clouds.layers import as_points, layer_width, read_layer
 from ..clouds.store import CloudSet, images_of
 from ..errors import UserError
+from ..files.atomic import read_csv
 from ..files.checkpoint import check_fields
 from ..files.paths import clouds_folder, spec_file, teacher_run
 from ..networks import Network, load_network
 from ..settings import Clouds, Data, RipsNetChoice
-from ..student.topology import check_spec, load_ripsnet, load_spec, ripsnet_files
+from ..student.topology import load_ripsnet, load_specs, ripsnet_files
 from .figures import Images, pixel_grid
 from .identity import of_network, run_of, several
 from .results import deviation
@@ -181,11 +181,7 @@ def fitted_ripsnets(
     width = layer_width(teacher.model, clouds.tda_layer_t, teacher.num_classes, "--tda_layer_t", image_size)
     assert choice.operator is not None
     folder = clouds_folder(path_t, clouds)
-    specs = []
-    for dim in clouds.dims:
-        path = spec_file(folder, dim)
-        specs.append(load_spec(path))
-        check_spec(specs[-1], path, clouds.expected(teacher.sha256, width, dim))
+    specs = load_specs([spec_file(folder, dim) for dim in clouds.dims], clouds, teacher.sha256, width)
     for spec, path in zip(specs, ripsnet_files(choice, clouds, folder), strict=True):
         network, content = load_ripsnet(path, choice.operator, width)
         if content.get("spec") != spec.to_dict():
@@ -233,8 +229,7 @@ def network_images(
             clouds = torch.stack(layer_outputs(network, batches, layer_s, "--tda_layer_s"))
         else:
             clouds = torch.stack(layer_outputs(network, batches, layer_t, "--tda_layer_t"))
-        diagrams = dim0_deaths(clouds) if fitted.spec.dim == 0 else dim1_diagrams(clouds)
-        exact, found = images_of(diagrams, fitted.spec).float(), None
+        exact, found = images_of(diagrams_of(clouds, fitted.spec.dim), fitted.spec).float(), None
         note = f"width {clouds.shape[-1]}, RipsNet's {fitted.network.d}"
         if clouds.shape[-1] == fitted.network.d:
             found = fitted.network(clouds)
@@ -312,12 +307,10 @@ def silhouette(points: np.ndarray, classes: np.ndarray) -> float:
 
 def read_log(path: Path, columns: Sequence[str]) -> list[Row]:
     """The rows of a log as numbers: the epoch and those of `columns` that are there and not empty."""
+    texts = read_csv(path)
     try:
-        with open(path, newline="") as file:
-            rows = [
-                {key: float(row[key]) for key in ("epoch", *columns) if row.get(key)} for row in csv.DictReader(file)
-            ]
-    except (OSError, ValueError, csv.Error) as error:
+        rows = [{key: float(row[key]) for key in ("epoch", *columns) if row.get(key)} for row in texts]
+    except ValueError as error:
         raise UserError(f"{path}: not readable as a log ({error})") from None
     if not rows or not all(math.isfinite(row.get("epoch", math.nan)) and len(row) > 1 for row in rows):
         raise UserError(f"{path}: no epochs found; expected the log.csv of train_teacher.py or train_student.py")

@@ -61,6 +61,17 @@ def spec_from(content: Any, path: Path) -> ImageSpec:
         raise UserError(f"{path}: not an image spec ({error}); run generate_PCD_PI.py again") from None
 
 
+def load_specs(paths: Sequence[Path], clouds: Clouds, teacher_sha256: str, width: int) -> list[ImageSpec]:
+    """The specs of the dimensions of --dim; UserError where one is not of these clouds of the teacher's. width: of
+    the clouds."""
+    specs = []
+    for dim, path in zip(clouds.dims, paths, strict=True):
+        spec = load_spec(path)
+        check_spec(spec, path, clouds.expected(teacher_sha256, width, dim))
+        specs.append(spec)
+    return specs
+
+
 def load_ripsnet(path: Path, operator: str, width: int) -> tuple[RipsNet, dict]:
     """A fitted RipsNet, ours or the authors', frozen; and what its file says beside the weights."""
     content = checkpoint.load(path)
@@ -109,11 +120,8 @@ def build_topology(settings: StudentSettings, path_t: str | Path, teacher: Netwo
     if kind == "wasserstein":
         return Topology(WassersteinTopology())
     if kind == "exact":
-        specs = []
-        for dim in settings.clouds.dims:
-            path = spec_file(folder, dim)
-            specs.append(load_spec(path))
-            check_spec(specs[-1], path, settings.clouds.expected(teacher.sha256, width, dim))
+        paths = [spec_file(folder, dim) for dim in settings.clouds.dims]
+        specs = load_specs(paths, settings.clouds, teacher.sha256, width)
         return Topology(ExactTopology(specs), specs, sha256="+".join(spec.sha256 for spec in specs))
     return _through_ripsnet(settings, folder, teacher, width)
 

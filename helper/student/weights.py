@@ -310,8 +310,7 @@ def check_effect(
         refuse("first_epochs")
 
     where = f"--topology {topology}" if topology else "no topology term (--delta 0)"
-    given = {name: getattr(loss, name) for name in (*RIPSNET_OPTIONS, "tda_layer_s")}
-    given |= {name: getattr(clouds, name) for name in (*IMAGE_OPTIONS, "dim", "tda_layer_t", "cloud_size")}
+    given = vars(loss) | vars(clouds)
     refuse_without_effect({name: given[name] for name in idle_options(topology)}, where, recipe)
     if loss.ripsnet and loss.ripsnet_clouds:
         raise UserError("--ripsnet_clouds: has no effect with --ripsnet; leave it out")
