@@ -116,7 +116,7 @@ def main(args) -> None:
     _, test_set = load_data(data)
     names = class_names(data)
     comparison = None
-    if asked.asked and teacher is not None:
+    if asked.with_topology and teacher is not None:
         comparison = TopologyComparison(asked, args.path_t, network, teacher, test_set)
 
     layer_s, layer_t = (asked.tda_layer_s, asked.clouds.tda_layer_t) if comparison else (None, None)

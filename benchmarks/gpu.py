@@ -29,8 +29,7 @@ from benchmarks.report import saved_report, synchronize
 from dataset import EpochPlan, ImageSet, TrainLoader, dataset_dict
 from helper.cli.parser import exact_kernels
 from helper.clouds.embedding import Embedder, cloud_loader
-from helper.clouds.fitting import CloudData, TrainStep, train_epoch
-from helper.clouds.fitting import ReplayedSteps as FitSteps
+from helper.clouds.fitting import CloudData, FitSteps, TrainStep, train_epoch
 from helper.clouds.outputs import BLOCK, DONE, CachedTeacher, OutputFiles
 from helper.files import checkpoint
 from helper.settings import Clouds, ResolvedLoss, Training

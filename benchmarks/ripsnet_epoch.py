@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.report import compare, write_report
 from helper.cli.parser import exact_kernels
-from helper.clouds.fitting import CloudData, ReplayedSteps, TrainStep, train_epoch
+from helper.clouds.fitting import CloudData, FitSteps, TrainStep, train_epoch
 from helper.clouds.store import CloudSet, Origin, claim
 from helper.training.graphs import capture_on
 from ripsnet import RipsNet
@@ -50,7 +50,7 @@ def main(args) -> None:
         step, numbers = TrainStep(RipsNet(WIDTH).to(device), 5e-4), iter(range(10**6))
         capture, replayed = capture_on(device), None
         if capture is not None and data.on_device:
-            replayed = ReplayedSteps(step, data, BATCH, capture)
+            replayed = FitSteps(step, data, BATCH, capture)
 
         def measure() -> float:
             order = data.order(0, next(numbers))

@@ -85,7 +85,7 @@ def check_split(info: DatasetInfo, split: str, images: np.ndarray, labels: np.nd
         if array.dtype != dtype:
             refuse(f"{name} of type {array.dtype}", str(dtype))
         if array.ndim != len(shape) or array.shape[1:] != shape[1:]:
-            refuse(f"{name} of shape {array.shape}", f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})")
+            refuse(f"{name} of shape {array.shape}", str(shape).replace("'", ""))
     if len(images) != len(labels):
         refuse(f"{len(images)} images and {len(labels)} labels", "a label for each image")
     if not len(images):

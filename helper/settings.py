@@ -465,7 +465,6 @@ class Loss(RipsNetChoice):
         "epochs over which beta rises linearly, for methods that have such a warm-up (default: published)",
         WHOLE,
         METHOD,
-        short="warmup",
     )
     first_epochs: int | None = setting(
         None,

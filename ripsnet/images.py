@@ -63,7 +63,7 @@ class ImageSpec:
     maximum: float
     resolution: tuple[int, int] = (20, 20)
     weight: str = WEIGHT
-    layer: int | str | None = None
+    layer: int | None = None
     points: int | None = None
     pcd_bn: str | None = None
     teacher_sha256: str | None = None

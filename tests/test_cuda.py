@@ -30,7 +30,7 @@ from torch.nn.utils import get_total_norm
 from dataset import EpochPlan, TrainLoader
 from helper.cli.parser import exact_kernels
 from helper.clouds import outputs
-from helper.clouds.fitting import CloudData, ReplayedSteps, TrainStep, train_epoch
+from helper.clouds.fitting import CloudData, FitSteps, TrainStep, train_epoch
 from helper.clouds.outputs import CachedTeacher, OutputFiles, tables_on
 from helper.errors import Interrupted, RunStopped
 from helper.files.run import Run
@@ -374,7 +374,7 @@ def fitted(device, capture, count=200 * 64, epochs=2):
     network, data = RipsNet(64).to(device), Clouds(count, device)
     step = TrainStep(network, 5e-4)
     with own_stream(device):
-        replayed = ReplayedSteps(step, data, 64, capture) if capture else None
+        replayed = FitSteps(step, data, 64, capture) if capture else None
         losses = [train_epoch(step, data, data.order(0, e), 64, replayed).clone() for e in range(epochs)]
     return torch.stack(losses), network.state_dict()
 

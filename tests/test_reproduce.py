@@ -21,7 +21,7 @@ from helper.errors import UserError
 from helper.experiments import catalogue, plan
 from helper.experiments.catalogue import FIGURES, TABLES, arm_variant, plain, scaled
 from helper.experiments.listing import settings_of
-from helper.experiments.plan import SECTIONS, Planner, find_arms, in_order, student_settings
+from helper.experiments.plan import OPTIONS_OF, Planner, find_arms, in_order, student_settings
 from helper.files.paths import TEACHERS, clouds_folder, quality_file
 from helper.settings import CloudMaking, Clouds, Data, Loss, Repetition, RipsNetChoice, Training, declared
 from helper.student.names import method_name, student_name
@@ -77,7 +77,7 @@ def touch(path):
 
 def test_settings_are_the_defaults_of_the_scripts():
     needed = {"train_teacher": [], "train_student": ["--model_s", "resnet8"]}
-    for script in SECTIONS:
+    for script in OPTIONS_OF:
         options = needed.get(script, []) + ([] if script == "train_teacher" else ["--path_t", "x"])
         _, args = parsed([script, *options])
         for name, value, _ in settings_of(script):
@@ -100,7 +100,7 @@ def test_published_settings_are_the_published_ones():
         "train_ripsnet": images | ripsnet,
         "train_student": sgd | images | {"kd_T": None, "tda_layer_s": -1, "ripsnet_clouds": None},
     }
-    for script in SECTIONS:
+    for script in OPTIONS_OF:
         values = settings_of(script)
         published = {name: value for name, value, source in values if source.startswith("published: ")}
         assert published == expected[script]

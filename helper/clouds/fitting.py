@@ -156,7 +156,7 @@ class TrainStep:
         return loss.detach()
 
 
-class ReplayedSteps:
+class FitSteps:
     """`count` steps on whole batches of an epoch at a call, which are captured in one CUDA graph.
 
     RipsNet's kernels are tiny, so about 2,300 single steps an epoch would mostly wait for launches. Order, cursor (a
@@ -198,7 +198,7 @@ def steps_at_once(whole: int) -> int:
 
 
 def train_epoch(
-    step: TrainStep, data: CloudData, order: Tensor, batch_size: int, replayed: ReplayedSteps | None = None
+    step: TrainStep, data: CloudData, order: Tensor, batch_size: int, replayed: FitSteps | None = None
 ) -> Tensor:
     """One pass over the clouds in the given order; returns the mean loss, a scalar on the device.
 
@@ -236,10 +236,10 @@ class Fitting:
     def __init__(self, network: RipsNet, train: CloudData, validation: CloudData, run: Run, fit: Fit):
         self.network, self.train, self.validation, self.run, self.fit = network, train, validation, run, fit
         self.step = TrainStep(network, fit.lr)
-        self.replayed: ReplayedSteps | None = None
+        self.replayed: FitSteps | None = None
         capture = capture_on(train.device)
         if capture is not None and train.on_device and len(train) >= fit.batch_clouds:
-            self.replayed = ReplayedSteps(self.step, train, fit.batch_clouds, capture)
+            self.replayed = FitSteps(self.step, train, fit.batch_clouds, capture)
         self.progress = Progress()
         self.best, self.best_model, self.waited = math.inf, network.state_dict(), 0
         self.saved_at, self.saved_epoch = time.perf_counter(), 1

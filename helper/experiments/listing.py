@@ -11,7 +11,7 @@ from distiller_zoo import distiller_dict
 from ..settings import PLACE, declared, defaults
 from ..student.pairs import pair_settings
 from .catalogue import FIGURES, TABLES, Table, networks
-from .plan import SECTIONS
+from .plan import OPTIONS_OF
 
 
 def describe() -> str:
@@ -25,7 +25,7 @@ def describe() -> str:
     ]
     about = "methods without topology; others are CE and KD-control, and with topology TopKD, CE+Top and <method>+Top"
     sections.append([about, *weights])
-    for script in SECTIONS:
+    for script in OPTIONS_OF:
         values = by_source((listed({name: value}), source) for name, value, source in settings_of(script))
         sections.append([f"{script}.py", *(f"    {line}" for line in values)])
     wrapped = (
@@ -80,7 +80,7 @@ def seeds(table: Table) -> str:
 def settings_of(script: str) -> list[tuple[str, Any, str]]:
     """(name, default, source) of a script's options that make an experiment."""
     found: dict[str, tuple[str, Any, str]] = {}
-    for section in SECTIONS[script]:
+    for section in OPTIONS_OF[script]:
         for name, entry in declared(section).items():
             if entry.source != PLACE:
                 found.setdefault(name, (name, defaults(section)[name], entry.source))

@@ -42,7 +42,7 @@ Section = TypeVar("Section", Loss, Clouds, CloudMaking, RipsNetChoice)
 Entry = TypeVar("Entry")
 
 # The options of each script that make an experiment, by their sections and in this order.
-SECTIONS: dict[str, tuple[type, ...]] = {
+OPTIONS_OF: dict[str, tuple[type, ...]] = {
     "train_teacher": (Data, Training),
     "generate_PCD_PI": (Data, Clouds, CloudMaking),
     "train_ripsnet": (Data, Clouds, RipsNetChoice, Fit),
@@ -414,7 +414,7 @@ class Planner:
             clouds=set_folder,
         )
 
-    def images(self, table: Table, row: str, arm: Arm) -> tuple[str, ...]:
+    def needs_of(self, table: Table, row: str, arm: Arm) -> tuple[str, ...]:
         """What a student with this arm needs: its teacher, and the clouds and RipsNets of its kind of topology."""
         settings = student_settings(table, row, arm)
         needs = [self.teacher(table, networks(row)[0])]
@@ -460,7 +460,7 @@ class Planner:
             folder=STUDENTS / name,
             done=row_file(name),
             resumable=True,
-            needs=self.images(table, row, arm),
+            needs=self.needs_of(table, row, arm),
             processes=processes,
         )
 
@@ -475,7 +475,7 @@ class Planner:
         options = ["--path_t", teacher_path(table, teacher), *self.dataset(table)]
         clouds = None
         if figure == "pi":
-            needs = self.images(table, row, topkd)
+            needs = self.needs_of(table, row, topkd)
             clouds = self.jobs[needs[-1]].clouds
             operator = student_settings(table, row, topkd).loss.operator
             options += flags(RipsNetChoice(operator=operator), {"operator": "mean"})

@@ -38,12 +38,12 @@ TOP = 5
 
 @torch.no_grad()
 def predict(
-    model: nn.Module, images: LabelledImages, amp: str = "off", layer: int | None = None, batch_size: int | None = None
+    model: nn.Module, images: LabelledImages, amp: str = "off", layer: int | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Logits (N, classes) of a test set in its order, and the features (N, d) of a layer if one is named; float32."""
     model.eval()
     logits, points = [], []
-    for batch, _ in test_batches(images, batch_size):
+    for batch, _ in test_batches(images):
         with autocast(batch.device, amp):
             if layer is None:
                 found = model(batch)
@@ -146,7 +146,7 @@ class Comparison:
     tda_layer_s: int = -1
 
     @property
-    def asked(self) -> bool:
+    def with_topology(self) -> bool:
         return bool(self.topology) or self.ripsnet is not None
 
     @property
@@ -168,7 +168,7 @@ class Comparison:
             refuse_without_effect(of_ripsnet, "no --ripsnet", recipe)
         elif self.ripsnet:
             refuse_without_effect({"ripsnet_clouds": self.choice.ripsnet_clouds}, "--ripsnet PATH", recipe)
-        if not self.asked:
+        if not self.with_topology:
             refuse_without_effect(others, "no --topology and no --ripsnet", recipe)
 
 

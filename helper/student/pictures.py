@@ -1,5 +1,6 @@
 """Pictures of a student's state for TensorBoard."""
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,12 +9,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def image_panel(images: dict[str, np.ndarray], columns: int = 2) -> "Figure":
+def image_panel(images: dict[str, np.ndarray]) -> "Figure":
     """Persistence images (rows, columns of pixels) under their names, line by line, on one colour scale from 0: a quick
     look during training."""
     from matplotlib.figure import Figure  # only here, because importing matplotlib takes time
 
-    lines = -(-len(images) // columns)
+    columns = 2
+    lines = math.ceil(len(images) / columns)
     figure = Figure(figsize=(1 + 2 * columns, 0.6 + 2.2 * lines))
     brightest = max(image.max() for image in images.values())
     for number, (name, image) in enumerate(images.items(), 1):

@@ -282,7 +282,7 @@ def check_effect(
     topology: str | None,
     recipe: Recipe | None,
 ) -> None:
-    """Refuse options that would do nothing in this run."""
+    """Refuse options that would do nothing in this run, or that contradict each other."""
 
     def refuse(option: str) -> None:
         raise UserError(
@@ -315,6 +315,11 @@ def check_effect(
     if loss.ripsnet and loss.ripsnet_clouds:
         raise UserError("--ripsnet_clouds: has no effect with --ripsnet; leave it out")
 
+    check_topology(loss, clouds, method, beta, topology)
+
+
+def check_topology(loss: Loss, clouds: Clouds, method: Method, beta: float, topology: str | None) -> None:
+    """Refuse a topology term that cannot be computed, of these clouds or of the layers that the method changes."""
     if topology and clouds.points < 2:
         raise UserError(
             f"{clouds.points_option}: found {clouds.points}, expected at least 2 with --topology {topology}, because a "
