@@ -1,5 +1,6 @@
 """dataset/: the batched augmentation against torchvision's transforms, the loaders, and the readers of each set."""
 
+import dataclasses
 import hashlib
 import pickle
 from urllib.error import URLError
@@ -83,6 +84,12 @@ def test_an_epoch_shows_every_image_once(count, batch_size, drop_last, sizes):
     seen = torch.cat([labels for _, labels, _ in batches]).tolist()
     assert len(set(seen)) == len(seen) == sum(sizes)
     assert seen != sorted(seen)
+
+
+@pytest.mark.parametrize("drops, batches", [(True, 3), (False, 4)])
+def test_a_loader_drops_the_short_batch_where_the_data_set_does(drops, batches):
+    loader = TrainLoader(image_set(50, dataclasses.replace(CIFAR, drop_last=drops)), 16, seed=0)
+    assert len(loader) == len(list(loader.epoch(0))) == batches
 
 
 def test_seed_and_epoch_decide_the_batches():
