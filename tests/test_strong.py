@@ -8,10 +8,13 @@ import scipy.stats
 import torch
 from torchvision.transforms.v2 import functional as tv
 
+from dataset import DatasetInfo, FolderSet, ImageSet
+from dataset.folder import Listing
 from dataset.strong import CUT_OUT, GREY, NUMBERS, OPERATIONS, crop, cut_out, operate, strong_view, uniforms
 
 RANGES = {name: limits for name, *limits in OPERATIONS}
 COUNT, SIZE = 24, 32
+INFO = DatasetInfo("photographs", COUNT, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), flip=True, padding=4)
 
 
 def photographs(count=COUNT, size=SIZE):
@@ -160,18 +163,59 @@ def test_a_view_follows_from_seed_epoch_and_index_alone():
         assert (strong_view(images, *other, padding=4, flip=True) != view).flatten(1).any(dim=1)[2:].all()
 
 
-def test_a_view_is_two_operations_and_a_cut_out_in_turn():
-    images, indices = photographs(), torch.arange(COUNT)
-    numbers = uniforms(0, 1, indices, 10)
-    expected = images
+def by_hand(images, numbers):
+    """Two operations and a cut-out in turn, of images (B, 3, H, W), as their ten numbers say."""
     for first in (0, 2):
         names = [OPERATIONS[int(x * 14)] for x in numbers[first]]
         which = torch.tensor([NUMBERS[name] for name, *_ in names])
         limits = torch.tensor([limits for _, *limits in names])
         strength = limits[:, 0] + (limits[:, 1] - limits[:, 0]) * numbers[first + 1].float()
-        expected = operate(expected, which, strength)
-    expected = cut_out(expected, *numbers[4:7])
-    assert torch.equal(strong_view(images.permute(0, 2, 3, 1), 0, 1, indices), expected.permute(0, 2, 3, 1))
+        images = operate(images, which, strength)
+    return cut_out(images, *numbers[4:7]).permute(0, 2, 3, 1)
+
+
+def cropped(images, numbers):
+    """Each image cropped and mirrored by torchvision, as the last three of its ten numbers say."""
+    found = []
+    for image, (top, left, side) in zip(images, numbers[7:].T.tolist(), strict=True):
+        crop_of = tv.crop(tv.pad(image, 4), int(top * 9), int(left * 9), SIZE, SIZE)
+        found.append(tv.horizontal_flip(crop_of) if side < 0.5 else crop_of)
+    return torch.stack(found)
+
+
+def test_a_view_is_two_operations_and_a_cut_out_in_turn():
+    images, indices = photographs(), torch.arange(COUNT)
+    expected = by_hand(images, uniforms(0, 1, indices, 10))
+    assert torch.equal(strong_view(images.permute(0, 2, 3, 1), 0, 1, indices), expected)
+
+
+def test_a_crop_and_a_mirroring_come_before_them_with_numbers_of_their_own():
+    images, indices = photographs(), torch.arange(COUNT)
+    numbers = uniforms(0, 1, indices, 10)
+    expected = by_hand(cropped(images, numbers), numbers)
+    assert torch.equal(strong_view(images.permute(0, 2, 3, 1), 0, 1, indices, padding=4, flip=True), expected)
+
+
+def normalized(pixels):
+    """ToTensor and Normalize with the constants of INFO, one image after the other."""
+    return torch.stack([tv.normalize(x.permute(2, 0, 1) / 255, INFO.mean, INFO.std) for x in pixels])
+
+
+def test_a_view_of_images_on_the_device_has_a_crop_of_its_own():
+    """Whatever the weak view is that the images of the batch have been cropped to."""
+    indices = torch.tensor([17, 3, 3, 20])
+    numbers = uniforms(5, 2, indices, 10)
+    images = ImageSet(photographs().permute(0, 2, 3, 1), torch.arange(COUNT), INFO)
+    expected = normalized(by_hand(cropped(photographs()[indices], numbers), numbers))
+    assert torch.equal(images.strong_view(5, 2, torch.zeros(4, 3, SIZE, SIZE), indices), expected)
+
+
+def test_a_view_of_image_files_is_of_the_images_as_they_were_cropped():
+    indices = torch.tensor([17, 3, 20])
+    files = FolderSet(Listing("", np.array([b""] * COUNT), np.arange(COUNT), []), INFO)
+    shown = photographs(3)
+    expected = normalized(by_hand(shown, uniforms(5, 2, indices, 10)))
+    assert torch.equal(files.strong_view(5, 2, normalized(shown.permute(0, 2, 3, 1)), indices), expected)
 
 
 @pytest.mark.parametrize("flip", [False, True])
