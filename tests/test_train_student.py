@@ -282,7 +282,7 @@ def test_bf16_trains(prepared):
 
 
 def test_the_row_of_results_says_what_ran(prepared):
-    train("-d", 5)
+    train("-d", 5, "--epochs", 3)
     with open("results/runs/run.csv") as file:
         (row,) = csv.DictReader(file)
     fitted = checkpoint.load(FITTED)
@@ -291,6 +291,28 @@ def test_the_row_of_results_says_what_ran(prepared):
     assert float(row["teacher_acc"]) == 33 and float(row["ripsnet_r2"]) == fitted["quality"]["r2"]
     assert row["teacher_sha256"] == fitted["spec"]["teacher_sha256"]
     assert row["topology_sha256"] == checkpoint.weights_sha256(fitted["model"])
+    log = np.genfromtxt("save_s_models/run/log.csv", delimiter=",", names=True)
+    accuracies = log["test_acc"]
+    assert len(accuracies) == 3 and float(row["best"]) == accuracies.max()
+    assert (int(row["best_epoch"]), float(row["last"])) == (accuracies.argmax() + 1, accuracies[-1])
+    assert float(row["mean_last10"]) == pytest.approx(accuracies.mean())
+    assert float(row["student_r2"]) == log["student_r2"][-1]
+    assert float(row["seconds"]) == pytest.approx(log["seconds"].sum(), abs=0.051)
+
+
+def test_the_numbers_of_a_row_worked_by_hand():
+    """The last ten of twelve epochs sum to 530; they took 12 * 2.05 seconds, and the first stage 3.5 + 4.5."""
+    accuracies = [10.0, 20.0, 30.0, 62.0, 50.0, 51.0, 62.0, 53.0, 54.0, 55.0, 56.0, 57.0]
+    history = [
+        {"test_acc": accuracy, "seconds": 2.05, "student_r2": epoch / 100}
+        for epoch, accuracy in enumerate(accuracies, 1)
+    ]
+    first_stage = [{"test_acc": 99.0, "seconds": seconds} for seconds in (3.5, 4.5)]
+    row = run.results_row(history, "AB", "resnet8", first_stage=first_stage, without_effect=("kd_T",))
+    assert (row["best"], row["best_epoch"], row["last"]) == (62.0, 4, 57.0)
+    assert row["mean_last10"] == pytest.approx(53.0)
+    assert (row["student_r2"], row["seconds"]) == (0.12, pytest.approx(32.6))
+    assert (row["method"], row["student"], row["kd_T"]) == ("AB", "resnet8", None)
 
 
 @pytest.fixture
