@@ -5,13 +5,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from scipy.stats import zscore
 from support import arms
 from support.gudhis import gudhi_image
 from support.running import CLASSES, CLOUDS, work_in
 from torch import nn
 
 from dataset import load_dataset, test_batches
-from distiller_zoo import KD, Method, distiller_dict
+from distiller_zoo import KD, NORM, Method, Pair, distiller_dict
 from helper import distributed
 from helper.settings import ResolvedLoss
 from helper.student import pictures, probe
@@ -30,6 +31,16 @@ def equal(one, other):
 def softmax(logits, T=1.0):
     powers = np.exp(logits / T - (logits / T).max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
+
+
+def cross_entropy(logits, labels):
+    return -np.log(softmax(logits)[np.arange(len(labels)), labels]).mean()
+
+
+def divergence(student, teacher, T):
+    """KD's value: T^2 KL(teacher || student) of the softened predictions, averaged over the images."""
+    p_s, p_t = softmax(student, T), softmax(teacher, T)
+    return T**2 * (p_t * np.log(p_t / p_s)).sum(axis=1).mean()
 
 
 class Small(nn.Module):
@@ -55,6 +66,17 @@ class Recorded(nn.Module):
         return (student - teacher).square().mean()
 
 
+class Kept(nn.Module):
+    """A method's loss that keeps what it is given."""
+
+    def __init__(self, pair=None):
+        super().__init__()
+
+    def forward(self, *given):
+        self.student, self.teacher, self.batch = given
+        return torch.zeros(())
+
+
 class Noisy(nn.Module):
     """A method's loss that draws random numbers."""
 
@@ -70,12 +92,15 @@ def loss_of(weights, **more):
 
 
 def objective(weights, teacher_width=4, **options):
-    """A Distillation of two such networks, a batch of six, and what both networks make of it, as NumPy arrays."""
+    """A Distillation of two such networks, a batch of six, and what both networks make of it, as NumPy arrays.
+
+    loss: further settings of the loss.
+    """
     student, teacher = Small(0), Small(1, teacher_width).requires_grad_(False)
     options.setdefault("topology", Recorded())
     torch.manual_seed(2)
     images, labels = torch.randn(6, 3, 5, 5), torch.tensor([0, 1, 2, 0, 1, 0])
-    loss = loss_of(weights, tda_layer_s=options.pop("layer_s", -1))
+    loss = loss_of(weights, tda_layer_s=options.pop("layer_s", -1), **options.pop("loss", {}))
     specs = options.pop("specs", ())
     found = Distillation(student, teacher, loss, widths=(4, teacher_width), **{"epochs": 240} | options)
     found.probe = probe.Probe([(images, labels)], specs)
@@ -96,8 +121,7 @@ def prepared(stages, tmp_path, monkeypatch):
 def test_kd_is_the_divergence_of_the_softened_predictions_times_t_squared(T):
     rng = np.random.default_rng(0)
     student, teacher = rng.normal(0, 5, (2, 7, 10))
-    p_s, p_t = softmax(student, T), softmax(teacher, T)
-    expected = T**2 * (p_t * np.log(p_t / p_s)).sum(axis=1).mean()
+    expected = divergence(student, teacher, T)
     assert KD(T)(torch.from_numpy(student), torch.from_numpy(teacher)).item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -123,15 +147,37 @@ def test_the_total_is_that_of_the_published_log():
     assert found.total({"ce": 4.8479, "kd": 14.8090, "top": 0.0443}) == pytest.approx(34.6874, abs=2e-4)
 
 
-def test_every_term_is_what_numpy_makes_of_features_and_logits():
-    found, images, labels, is_ = objective({"ce": 1.0, "kd": 2.0, "top": 5.0})
+@pytest.mark.parametrize("T", [1.0, 2.0, 4.0])
+def test_every_term_is_what_numpy_makes_of_features_and_logits(T):
+    found, images, labels, is_ = objective({"ce": 1.0, "kd": 2.0, "top": 5.0}, loss={"kd_T": T})
     _, terms = found(images, labels, INDICES)
-    p_s, p_t = softmax(is_["logits_s"], 4), softmax(is_["logits_t"], 4)
-    ce = -np.log(softmax(is_["logits_s"])[np.arange(6), labels]).mean()
-    assert terms["ce"].item() == pytest.approx(ce, rel=1e-5)
-    assert terms["kd"].item() == pytest.approx(16 * (p_t * np.log(p_t / p_s)).sum(axis=1).mean(), rel=1e-4)
+    assert terms["ce"].item() == pytest.approx(cross_entropy(is_["logits_s"], labels), rel=1e-5)
+    assert terms["kd"].item() == pytest.approx(divergence(is_["logits_s"], is_["logits_t"], T), rel=1e-4)
     assert terms["top"].item() == pytest.approx(((is_["feature_s"] - is_["feature_t"]) ** 2).mean(), rel=1e-5)
     assert list(terms) == ["ce", "kd", "top"]
+
+
+@pytest.mark.parametrize("features", [(), (-1,)])
+def test_logit_stand_gives_z_scores_to_kd_and_to_methods_on_logits_alone(features):
+    other, method = Kept(), Method("Kept", "", Kept, features=features)
+    weights, loss = {"ce": 1.0, "kd": 1.0, "other": 1.0}, {"kd_T": 2.0, "logit_stand": True}
+    found, images, labels, is_ = objective(weights, other=other, method=method, loss=loss)
+    _, terms = found(images, labels, INDICES)
+    scores_s, scores_t = (zscore(is_[name], axis=1, ddof=1) for name in ("logits_s", "logits_t"))
+    assert terms["kd"].item() == pytest.approx(divergence(scores_s, scores_t, 2.0), rel=1e-4)
+    assert terms["ce"].item() == pytest.approx(cross_entropy(is_["logits_s"], labels), rel=1e-5)
+    expected = (is_["logits_s"], is_["logits_t"]) if features else (scores_s, scores_t)
+    for output, logits in zip((other.student, other.teacher), expected, strict=True):
+        np.testing.assert_allclose(output.logits.detach(), logits, rtol=1e-4, atol=1e-6)
+
+
+def test_norms_cross_entropy_and_kd_are_of_two_and_a_half_times_the_z_scores():
+    shapes = ((4, 5, 5), (4,))
+    found, images, labels, is_ = objective({"ce": 1.0, "kd": 1.0}, other=NORM(Pair(shapes, shapes)))
+    _, terms = found(images, labels, INDICES)
+    scores_s, scores_t = (2.5 * zscore(is_[name], axis=1, ddof=0) for name in ("logits_s", "logits_t"))
+    assert terms["ce"].item() == pytest.approx(cross_entropy(scores_s, labels), rel=1e-4)
+    assert terms["kd"].item() == pytest.approx(divergence(scores_s, scores_t, 4.0), rel=1e-4)
 
 
 @pytest.mark.parametrize("layer_s, layer_t", [(-1, -2), (-2, -1), (0, 0)])
@@ -338,3 +384,34 @@ def test_the_probe_sees_the_images_of_one_process_or_whole_clouds(monkeypatch, t
     monkeypatch.setattr(distributed, "world", lambda: 2)
     found = arms.build(arms.images(32), topology=topology, cloud_size=cloud_size)
     assert {len(labels) for _, labels in found.probe.batches} == {expected}
+
+
+def test_mlkd_is_given_both_networks_logits_of_the_strong_view_of_the_epoch():
+    shown = arms.images(8)
+    found, kept = arms.build(shown, "mlkd", more=("--seed", 2)).eval(), Kept()
+    found.other.forward = kept.forward
+    indices = torch.tensor([5, 0, 7, 2])
+    ((images, _),) = shown.plain([indices])
+    found.begin(3)
+    found(images, indices, indices)
+    strong = shown.strong_view(2, 3, images, indices)
+    for network, output in ((found.student, kept.student), (found.frozen.teacher, kept.teacher)):
+        for view, logits in ((images, output.logits), (strong, output.strong.logits)):
+            torch.testing.assert_close(logits, network(view))
+        assert not torch.allclose(output.strong.logits, output.logits, rtol=0.1)
+
+
+@pytest.mark.parametrize("topology, cloud_size, expected", [(None, None, None), ("wasserstein", 2, 2)])
+def test_the_objective_has_the_options_temperature_and_size_of_clouds(topology, cloud_size, expected):
+    found = arms.build(arms.images(8), "dkd", topology=topology, cloud_size=cloud_size, more=("--kd_T", 3))
+    assert (found.cloud_size, found.other.T, found.kd.T) == (expected, 3, 3)
+
+
+def test_the_objective_has_the_schedule_that_the_method_has_for_the_pair(monkeypatch):
+    schedule = {"other": ((0.5, 0.25), (1.0, 0.75))}
+    method = Method("Kept", "", Kept, beta=8.0, by_pair={("resnet8", "resnet8"): {"schedule": schedule}})
+    monkeypatch.setitem(distiller_dict, "kept", method)
+    found = arms.build(arms.images(8), "kept", epochs=2)
+    for epoch, weight in ((1, 2.0), (2, 6.0)):
+        found.begin(epoch)
+        assert found.weights["other"] == weight

@@ -39,12 +39,20 @@ def images(count, device=CPU):
 
 
 def build(
-    shown, key="kd", topology=None, pair=("resnet8", "resnet8"), batch_size=4, epochs=3, amp="off", cloud_size=None
+    shown,
+    key="kd",
+    topology=None,
+    pair=("resnet8", "resnet8"),
+    batch_size=4,
+    epochs=3,
+    amp="off",
+    cloud_size=None,
+    more=(),
 ):
-    """The objective of `train_student.py --distill <key> --topology <topology>` for fresh networks, on the device of
-    the images."""
+    """The objective of `train_student.py --distill <key> --topology <topology> <more>` for fresh networks, on the
+    device of the images."""
     options = ["--path_t", "", "--model_s", pair[1], "--distill", key, "--batch_size", batch_size, "--amp", amp]
-    options += ["--epochs", epochs, "--device", "cpu"]
+    options += ["--epochs", epochs, "--device", "cpu", *more]
     if topology:
         options += ["-d", 5, "--topology", "wasserstein"]
     if cloud_size:
@@ -54,7 +62,7 @@ def build(
         options += ["--set", *chosen]
     args = train_student.get_args_parser().parse_args([*map(str, options)])
     sections = read(args, Loss), read(args, Clouds), read(args, Data, device=shown.device), read(args, Training)
-    settings = resolve(*sections, Repetition(), *pair)
+    settings = resolve(*sections, read(args, Repetition), *pair)
     model_t = to_device(copy.deepcopy(teacher_of(pair[0]).model), shown.device)
     teacher = Network(model_t, pair[0], num_classes=100, sha256="", accuracy=None, dataset=None, epoch=None)
     torch.manual_seed(0)
