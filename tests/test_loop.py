@@ -206,6 +206,10 @@ def test_best_is_the_first_epoch_of_the_best_accuracy(train_set, monkeypatch):
     assert torch.equal(last["model"]["2.weight"], weights[4])
 
 
+class Killed(BaseException):
+    pass
+
+
 def nan_at(bad):
     return lambda terms, step: {**terms, "other": terms["other"] * math.nan} if step == bad else terms
 
@@ -464,9 +468,6 @@ def test_what_was_not_saved_when_a_run_was_killed_is_done_again(train_set, monke
     shutil.rmtree(RUN)
     monkeypatch.setattr(loop, "SAVE_APART", math.inf)
 
-    class Killed(BaseException):
-        pass
-
     def killed(*arguments):
         raise Killed
 
@@ -477,6 +478,39 @@ def test_what_was_not_saved_when_a_run_was_killed_is_done_again(train_set, monke
             train(TwoTerms(), train_set, epochs=5, resume=True)
     assert len(rows(f"{RUN}/log.csv")) == len(checkpoint.load(f"{RUN}/last.pth")["history"]) == 2
     assert log_of(train(TwoTerms(), train_set, epochs=5, resume=True)) == log_of(whole)
+
+
+def test_a_run_that_is_killed_within_an_epoch_goes_on_from_the_checkpoint_of_the_last_look(train_set, monkeypatch):
+    """Looks are after steps 4 and 8 of 10; the kill comes after step 6."""
+    whole = train(TwoTerms(), train_set)
+    weights = checkpoint.load(f"{RUN}/last.pth")["model"]
+    shutil.rmtree(RUN)
+    monkeypatch.setattr(loop, "LOOK_EVERY", 4)
+    monkeypatch.setattr(loop, "SAVE_WITHIN", 0.0)
+
+    def killed(terms, step):
+        if step == 7:
+            raise Killed
+        return terms
+
+    with pytest.raises(Killed):
+        train(TwoTerms(killed), train_set)
+    state = checkpoint.load(f"{RUN}/last.pth")
+    assert (state["next_epoch"], state["step"], state["meters"]["images"]) == (1, 4, 4 * 16)
+    resumed = TwoTerms()
+    assert log_of(train(resumed, train_set, resume=True)) == log_of(whole)
+    assert resumed.step == 6 + 10
+    assert all(torch.equal(weights[name], found) for name, found in checkpoint.load(f"{RUN}/last.pth")["model"].items())
+
+
+def test_checkpoints_within_an_epoch_are_as_far_apart_as_they_may_be(train_set, monkeypatch):
+    """A clock that goes on by 100 seconds a step, looked at after every second of 19 steps."""
+    objective, clock, saved, save = TwoTerms(), time.perf_counter, [], Run.save
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: 100 * objective.step + clock() / 1000)
+    monkeypatch.setattr(loop, "LOOK_EVERY", 2)
+    monkeypatch.setattr(Run, "save", lambda run, state: saved.append(state["step"]) or save(run, state))
+    train(objective, train_set, epochs=1, batch_size=8)
+    assert saved == [10, 0]
 
 
 def test_a_copy_without_git_names_the_commit_that_it_is_told(tmp_path, monkeypatch):
