@@ -1,5 +1,6 @@
 """Stage 3, train_ripsnet.py: the data of the fit, its optimizer, early stopping, and what is reported, by NumPy."""
 
+import copy
 import csv
 import json
 import shutil
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from support.gudhis import gudhi_image
-from support.running import CLOUDS, POINTS, TEACHER, call, make_clouds, work_in
+from support.running import CLASSES, CLOUDS, POINTS, TEACHER, call, make_clouds, work_in
 from support.tape import Tape
 
 import train_ripsnet
+from dataset import TrainLoader, load_dataset
 from helper.clouds import fitting
 from helper.clouds.fitting import CloudData, TrainStep, fit_ripsnet, steps_at_once
 from helper.clouds.store import CloudSet, Origin, claim
@@ -22,6 +24,7 @@ from helper.files import checkpoint
 from helper.files.run import Run
 from helper.settings import Fit, plain
 from helper.student.topology import load_spec
+from models import create_model
 from ripsnet import RipsNet
 
 CPU = torch.device("cpu")
@@ -315,6 +318,25 @@ def test_r2_in_the_other_batchnorm_mode_is_that_of_the_clouds_stage_2_makes_in_i
     errors = (numpy_ripsnet(content["model"], clouds) - images) ** 2
     expected = 1 - errors.mean() / ((images.mean(axis=0) - images) ** 2).mean()
     assert content["quality"]["r2_other_bn"] == pytest.approx(expected, rel=1e-2)
+
+
+def test_r2_for_an_untrained_network_is_that_of_clouds_of_its_batches_own_statistics(fitted, monkeypatch):
+    """The validation clouds are the batches of passes 6 and 7; the network is a forward pass a cloud, in train mode."""
+    torch.manual_seed(7)
+    untrained = create_model("resnet8", CLASSES)
+    monkeypatch.setattr(train_ripsnet, "create_model", lambda arch, classes: copy.deepcopy(untrained))
+    shutil.copytree(fitted / "ripsnet", "ripsnet")
+    fit("--ripsnet_clouds", 8, "--epochs", 2, "--lr", 0.01)
+    content = torch.load(CLOUDS / "ripsnet_dim0_mean_clouds8" / "best.pth", weights_only=True)
+    loader = TrainLoader(load_dataset("noise", "")[0], POINTS, seed=0, drop_last=True)
+    batches = [images for number in (6, 7) for images, _, _ in loader.epoch(number)]
+    with torch.no_grad():
+        clouds = np.stack([untrained.train()(images, is_feat=True)[0][-1].half().numpy() for images in batches])
+    assert len(clouds) == content["quality"]["val_clouds"] == 10
+    images = np.stack([gudhi_image(cloud, read_spec(0, fitted / CLOUDS)) for cloud in clouds])
+    errors = (numpy_ripsnet(content["model"], clouds) - images) ** 2
+    expected = 1 - errors.mean() / ((images.mean(axis=0) - images) ** 2).mean()
+    assert content["quality"]["r2_untrained"] == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_file_names_all_that_stage_4_checks(fitted):
