@@ -28,6 +28,7 @@ from support.running import (
 )
 
 import evaluate
+import train_teacher
 from dataset import dataset_dict
 from helper.files import checkpoint
 from helper.files.atomic import finite, read_json, write_json
@@ -259,6 +260,29 @@ def test_the_report_of_two_networks_and_their_topology(specs, capsys):
     assert "3 clouds of 12 consecutive test images; 4 left out" in printed
     (line,) = [line for line in printed.splitlines() if line.startswith("diagrams: bottleneck")]
     assert line.split()[-2:] == [f"{topology[f'dim{dim}']['bottleneck']:.4f}" for dim in (0, 1)]
+
+
+@pytest.mark.parametrize("amp, dtype", [("off", torch.float32), ("bf16", torch.bfloat16)])
+def test_both_networks_compute_in_the_precision_asked_for(amp, dtype):
+    dtypes = []
+
+    def look(module, inputs, output):
+        if isinstance(module, torch.nn.Conv2d) and len(output) == IMAGES:
+            dtypes.append(output.dtype)
+
+    with torch.nn.modules.module.register_module_forward_hook(look):
+        assert scores(*COMPARED, "--amp", amp)["amp"] == amp
+    assert dtypes == [dtype] * 2 * 9  # a ResNet8 has seven convolutions, and two where its width changes
+
+
+def test_bf16_gives_the_accuracy_and_loss_that_a_run_in_bf16_logged():
+    call(train_teacher, *SCORED[2:], "--model", "resnet8", "--epochs", 1, "--amp", "bf16", "--name", "half")
+    (row,) = checkpoint.load("save_t_models/half/last.pth")["history"]
+    half, whole = (
+        scores("--path", "save_t_models/half/best.pth", *SCORED[2:], "--amp", amp)["network"] for amp in ("bf16", "off")
+    )
+    assert half["top1"] == row["test_acc"] and half["loss"] == pytest.approx(row["test_loss"], rel=1e-6)
+    assert abs(whole["loss"] / row["test_loss"] - 1) > 1e-5
 
 
 def test_a_network_agrees_with_itself(specs):
