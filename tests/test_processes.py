@@ -12,6 +12,7 @@ import pytest
 import torch
 from support import group
 from support.artefacts import artefacts, hashes
+from support.killed import TEST_BATCH
 from support.processes import execute
 from support.running import TEACHER, refused, work_in
 from support.several import together, torchrun
@@ -22,8 +23,9 @@ from helper import distributed
 from helper.data import train_loader
 from helper.files import checkpoint
 from helper.settings import ResolvedTraining
-from helper.training.loop import make_optimizer
+from helper.training.loop import evaluate, make_optimizer
 from helper.training.meters import Meters
+from models import create_model
 
 IMAGES = "--dataset tiny --device cpu --batch_size 16 --epochs 2 --lr 0.02"
 TRAIN = f"train_teacher.py --model resnet8 --name t {IMAGES}"
@@ -230,6 +232,17 @@ def test_a_row_says_how_many_processes_there_were(taught, undisturbed):
     for folder, name, count in ((taught, "t", "1"), (undisturbed, "s", "2")):
         (row,) = artefacts(folder)[f"results/runs/{name}.csv"]
         assert row["processes"] == count
+
+
+@pytest.mark.slow
+def test_what_is_logged_is_what_one_process_finds_of_the_saved_weights(tiny, undisturbed):
+    """Of whose batch norms each process has seen its own half of the batches."""
+    state = checkpoint.load(undisturbed / "save_s_models/s/last.pth")
+    student = create_model("resnet8", 4)
+    student.load_state_dict(state["model"])
+    row = state["history"][-1]
+    found = evaluate(student, load_dataset("tiny", "")[1], batch_size=TEST_BATCH)
+    assert (row["test_acc"], row["test_loss"]) == (found[0], pytest.approx(found[1], rel=1e-6))
 
 
 @pytest.mark.slow

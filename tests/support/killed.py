@@ -15,7 +15,7 @@
     count        not at all, and print in the end how many batches, renames and such files there were
 
 The scripts know nothing of this. Chunks of clouds and blocks of a teacher's outputs are small and a run is saved after
-every epoch, so that short runs have many such points.
+every epoch, so that short runs have many such points; test batches are small, so that several processes share them.
 """
 
 import functools
@@ -88,6 +88,7 @@ POINTS = {
     "wait": (EpochPlan, "images", wait_for_go),
 }
 COUNTED = ("batch", "replace", "half")
+TEST_BATCH = 8
 
 
 def install(point):
@@ -125,6 +126,7 @@ def main(point, script, *arguments):
     dataset_dict["tiny"], dataset_dict["few"] = TINY, FEW
     store.CHUNK, fitting.SAVE_EVERY, loop.SAVE_APART = 8, 0.0, 0.0
     outputs.BLOCK, outputs.AT_ONCE["cpu"], outputs.SAVE_EVERY = 16, 5, 0.0
+    loop.usual_test_batch = lambda images: TEST_BATCH
     if point.startswith("late"):
         loop.SAVE_APART = math.inf
     counts = {}
