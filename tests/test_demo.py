@@ -188,7 +188,7 @@ def test_the_demo_runs_through(tmp_path):
     leftover.parent.mkdir(parents=True)
     leftover.write_text("of an earlier demo\n")
 
-    environment = os.environ | {"PYTHON": sys.executable, "MODEL_T": "resnet8"}
+    environment = os.environ | {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": "", "MODEL_T": "resnet8"}
     environment |= {"EPOCHS_T": "1", "EPOCHS_S": "1", "PASSES": "2", "EPOCHS_R": "2"}
     ended = subprocess.run(["sh", str(tmp_path / "demo.sh")], env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr

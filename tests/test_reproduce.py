@@ -35,6 +35,7 @@ STUDENT = f"train_student.py --path_t {T56} --model_s resnet20"
 @pytest.fixture(autouse=True)
 def in_tmp_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reproduce, "visible_gpus", lambda *_: [])
 
 
 def call(*options):
@@ -450,6 +451,13 @@ def test_several_processes_are_started_by_torchrun_where_a_stage_can_be_shared(d
         dry_run("--table", "cifar100_homogeneous", "--nproc", 3)
 
 
+def test_fewer_gpus_than_processes_of_a_run_are_refused(dry_run, monkeypatch):
+    monkeypatch.setattr(reproduce, "visible_gpus", lambda *_: ["0", "1", "2"])
+    with pytest.raises(UserError, match="--nproc: found 4 and 3 GPUs, expected a GPU for each process"):
+        dry_run("--table", "digits", "--nproc", 4)
+    assert dry_run("--table", "digits", "--nproc", 2)
+
+
 def test_sum_pooling_reaches_stage_3_and_the_figure(dry_run):
     path = "--path_t save_t_models/vgg13_cifar100_trial1/best.pth"
     assert dry_run("--figure", "pi", "--row", "vgg13:mobilenetv2") == [
@@ -497,6 +505,34 @@ def test_several_tables_share_what_they_have_in_common(dry_run):
     assert len([line for line in lines if line.startswith(STUDENT + " -d 5 --trial")]) == 1
     assert lines.count(f"generate_PCD_PI.py --path_t {T56} --resolution 10") == 1
     assert lines[-1] == "make_tables.py"
+
+
+def test_the_estimate_counts_a_job_of_several_tables_once_in_all(dry_run):
+    names = ("ablation_dimension", "ablation_image")
+    commands = {name: set(dry_run("--table", name, "--trials", 1)) for name in names}
+    one, other = commands.values()
+    assert len(one | other) < len(one) + len(other) - 1  # they share more than the tables at the end
+    expected = {name: len(lines) for name, lines in commands.items()}
+    for asked, counts in ((names, expected | {"in all": len(one | other)}), (names[:1], {names[0]: len(one)})):
+        lines = dry_run("--table", ",".join(asked), "--trials", 1, "--estimate")
+        found = [re.match(r"(.+?) +(\d+) ", line) for line in lines[1 : lines.index("")]]
+        assert {match[1]: int(match[2]) for match in found} == counts
+
+
+@pytest.mark.parametrize("jobs, loads", [(1, 0), (2, 1)])
+def test_before_several_jobs_at_once_each_data_set_is_downloaded_by_one_process(monkeypatch, jobs, loads):
+    class NothingRuns:
+        def __init__(self, *_):
+            pass
+
+        def run(self, planned):
+            assert planned and sorted(loaded) == loads * [("cifar100", "sets", "cpu"), ("digits", "sets", "cpu")]
+
+    loaded = []
+    monkeypatch.setattr(reproduce, "load_data", lambda d: loaded.append((d.dataset, d.data_dir, d.device.type)))
+    monkeypatch.setattr(reproduce, "Runner", NothingRuns)
+    call("--table", "digits,ablation_loss,ablation_image", "--data_dir", "sets", "--jobs", jobs)
+    assert len(loaded) == 2 * loads
 
 
 def test_all_tables_by_one_name_beside_others_too(dry_run, monkeypatch):

@@ -22,8 +22,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from helper.files import checkpoint
 
 TEACHER = "save_t_models/resnet8_tiny_lr0.02_n16_trial1"
-IMAGES = "--dataset tiny --batch_size 16 --epochs 2 --lr 0.02"
-SET = f"--path_t {TEACHER}/best.pth --dataset tiny --batch_size 16 --dim 01"
+IMAGES = "--dataset tiny --device cpu --batch_size 16 --epochs 2 --lr 0.02"
+SET = f"--path_t {TEACHER}/best.pth --dataset tiny --device cpu --batch_size 16 --dim 01"
 METHOD = f"train_student.py --path_t {TEACHER}/best.pth --model_s resnet8 {IMAGES} --distill"
 STAGES = {
     "teacher": f"train_teacher.py --model resnet8 {IMAGES}",

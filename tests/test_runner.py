@@ -505,12 +505,12 @@ def test_a_table_that_is_interrupted_goes_on_where_it_stopped(tiny, monkeypatch,
 
     monkeypatch.setenv("POINT_train_student", "int:3")
     with pytest.raises(RunStopped, match="jobs failed"):
-        call("--table", "tiny", "--jobs", 2)
+        call("--table", "tiny", "--device", "cpu", "--jobs", 2)
     assert not list(Path("results/runs").glob("*-*.csv"))
     monkeypatch.delenv("POINT_train_student")
     capfd.readouterr()
     written = {path: path.stat().st_mtime_ns for path in Path("ripsnet").rglob("*.npy")}
-    call("--table", "tiny", "--jobs", 2)
+    call("--table", "tiny", "--device", "cpu", "--jobs", 2)
     printed = capfd.readouterr().out
     assert "train_teacher.py" not in printed and "--resume" in printed
     assert {path: path.stat().st_mtime_ns for path in written} == written
@@ -518,7 +518,7 @@ def test_a_table_that_is_interrupted_goes_on_where_it_stopped(tiny, monkeypatch,
     assert sorted(path.stem for path in Path("results/runs").glob("*-*.csv")) == names
     for name in names:
         assert len(Path(f"results/logs/{name}.csv").read_text().splitlines()) == 1 + 2
-    call("--table", "tiny")
+    call("--table", "tiny", "--device", "cpu")
     calls = [line for line in capfd.readouterr().out.splitlines() if line.startswith("python ")]
     assert len(calls) == 1 and calls[0].endswith("make_tables.py")
 
@@ -526,7 +526,7 @@ def test_a_table_that_is_interrupted_goes_on_where_it_stopped(tiny, monkeypatch,
 @pytest.mark.slow
 def test_the_demonstration_in_a_shorter_form(capfd):
     """One epoch, one seed: every stage, the table and the figures, by one command."""
-    call("--table", "digits", "--epochs", 1, "--trials", 1, "--amp", "off")
+    call("--table", "digits", "--epochs", 1, "--trials", 1, "--amp", "off", "--device", "cpu")
     printed = capfd.readouterr().out
     table = printed[printed.rindex("make_tables.py") :]
     assert all(name in table for name in ("CE", "KD", "KD-control", "TopKD", "TopKD-exact", "TopKD-wasserstein"))

@@ -435,7 +435,7 @@ def test_one_who_comes_while_the_table_is_computed_waits_and_reads_it(noise, fil
 
 TEACHER_OF_FEW = "save_t_models/resnet8_few_lr0.02_n16_trial1"
 TABLE = f"{TEACHER_OF_FEW}/outputs_few"
-IMAGES = "--dataset few --batch_size 16 --epochs 2 --lr 0.02"
+IMAGES = "--dataset few --device cpu --batch_size 16 --epochs 2 --lr 0.02"
 STUDENT = f"train_student.py --path_t {TEACHER_OF_FEW}/best.pth --model_s resnet8 --teacher_cache {IMAGES}"
 
 
