@@ -1,5 +1,6 @@
 """Files of stages 2 and 3 that are damaged, foreign or cut off are refused, and a folder has one user."""
 
+import gc
 import hashlib
 import itertools
 import json
@@ -193,9 +194,10 @@ def test_data_never_holds_memory_that_nobody_has_filled(clouds, monkeypatch):
 
 
 def test_data_on_a_device_keeps_no_file_open(clouds):
+    gc.collect()  # which may close files of earlier tests
     files, before = CloudSet.of(clouds, load_spec(clouds / "spec_dim0.json")), len(os.listdir("/dev/fd"))
     data = CloudData(files, 0, 0, 10, torch.device("cpu"), on_device=True)
-    assert len(data) == 10 and len(os.listdir("/dev/fd")) == before
+    assert len(data) == 10 and len(os.listdir("/dev/fd")) <= before
 
 
 def test_data_on_disk_may_keep_more_files_open_than_the_usual_limit(clouds):

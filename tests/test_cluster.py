@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.processes import wait_until
 
 from helper.errors import UserError
 from helper.experiments import cluster as by_ray
@@ -166,14 +167,6 @@ def raylet(node):
     return next(
         process.process.pid for kind, found in node.all_processes.items() if kind == "raylet" for process in found
     )
-
-
-def wait_until(condition, seconds=400):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-    return found
 
 
 def student_of(node):

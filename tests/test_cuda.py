@@ -25,7 +25,6 @@ import torch.nn.functional as F
 from support.arms import CPU, METHODS, TOPOLOGIES, build, images, state_of, teacher_of, training
 from support.artefacts import artefacts
 from support.tape import Tape
-from torch.nn.utils import get_total_norm
 
 from dataset import EpochPlan, TrainLoader
 from helper.cli.parser import exact_kernels
@@ -350,10 +349,16 @@ def test_a_large_evaluation_gives_the_numbers_of_a_small_one():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_weight_that_is_not_finite_is_found(value):
-    weights = [torch.full((3, 5), 1e30, device=DEVICE) for _ in range(3)]
-    assert get_total_norm(weights, math.inf).isfinite()
-    weights[1][2, 4] = value
-    assert not get_total_norm(weights, math.inf).isfinite()
+    shown, by_hand = images(BATCH, DEVICE), ResolvedTraining(epochs=1, batch_size=BATCH, lr=0.01)
+    run = Run(Path("run"), plain(by_hand), DEVICE, resume=False)
+    objective = build(shown, batch_size=BATCH)
+    trainer = Trainer(objective, TrainLoader(shown, BATCH, 0), shown, run, by_hand, {})
+    with torch.no_grad():
+        weight = objective.student.fc.weight.fill_(1e30)  # the square is not finite
+        trainer.check()
+        weight[2, 4] = value
+    with pytest.raises(RunStopped, match="the weights became non-finite"):
+        trainer.check()
 
 
 # ---- 9: stage 3

@@ -5,7 +5,9 @@ import ast
 import csv
 import importlib
 import itertools
+import json
 import re
+import statistics
 import textwrap
 from pathlib import Path
 
@@ -224,13 +226,30 @@ def test_onnxruntime_computes_what_pytorch_does(student):
 # Numbers
 
 
-def last_epochs(method):
-    """Accuracies of a method of cifar100_small, by seed, from the rows."""
+def values(method, column="last"):
+    """A column of a method of cifar100_small, by seed, from the rows."""
     rows = {}
     for path in (ROOT / "results" / "runs").glob(f"resnet20-resnet8_cifar100_{method}_small_trial*.csv"):
         (row,) = csv.DictReader(path.read_text().splitlines())
-        rows[row["seed"]] = float(row["last"])
+        rows[row["seed"]] = float(row[column])
     return rows
+
+
+def words(name):
+    """The text of a document before its generated tables, without line breaks and bold type."""
+    return re.sub(r"\s+", " ", read(name).split("<!-- tables -->")[0]).replace("**", "")
+
+
+def test_the_first_result_is_that_of_the_rows_and_of_the_shipped_ripsnet():
+    teacher = "resnet20_cifar100_small_trial1"
+    (row,) = csv.DictReader((ROOT / "results/runs" / f"{teacher}.csv").read_text().splitlines())
+    fitted = ROOT / "ripsnet" / teacher / "layer-1_n64_eval_released/ripsnet_dim0_mean/quality.json"
+    control, r2 = values("KD-control").values(), values("TopKD", "student_r2").values()
+    text = words("README.md")
+    assert f"ResNet20 ({float(row['best']):.2f} %) > ResNet8" in text
+    assert f"({statistics.mean(control):.2f} ± {statistics.stdev(control):.2f} %, n = {len(control)})" in text
+    assert f"(R² {json.loads(fitted.read_text())['r2']:.3f} on validation clouds, n = 1)" in text
+    assert len(r2) == 5 and f"(R² from {min(r2):.0f} to {max(r2):.0f} in five runs)" in text
 
 
 @pytest.mark.parametrize(
@@ -245,13 +264,12 @@ def last_epochs(method):
     ],
 )
 def test_intervals_in_the_text_are_those_of_the_rows(name, method, control):
-    one, other = last_epochs(method), last_epochs(control)
+    one, other = values(method), values(control)
     seeds = sorted(one.keys() & other.keys())
     test = scipy.stats.ttest_rel([one[seed] for seed in seeds], [other[seed] for seed in seeds])
     low, high = test.confidence_interval(0.95)
     mean = sum(one[seed] - other[seed] for seed in seeds) / len(seeds)
-    text = re.sub(r"\s+", " ", read(name).split("<!-- tables -->")[0])
-    assert f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" in text.replace("**", "")
+    assert f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" in words(name)
 
 
 def test_benchmarks_are_those_of_their_reports():

@@ -25,6 +25,7 @@ from helper.files.run import Run, with_later_options
 from helper.settings import ResolvedLoss, ResolvedTraining, plain
 from helper.student.distillation import Distillation
 from helper.training import loop, progress
+from helper.training.interrupts import StopRequest
 from helper.training.loop import Trainer, evaluate, fit, make_optimizer
 from helper.training.meters import Meters
 from helper.training.objective import Objective
@@ -256,6 +257,18 @@ def test_an_interrupt_does_not_save_non_finite_weights(train_set, monkeypatch):
     with pytest.raises(RunStopped, match="weights became non-finite at epoch 2, step 5"):
         train(TwoTerms(spoil), train_set, epochs=3)
     assert checkpoint.load(f"{RUN}/last.pth")["step"] == 0
+
+
+@pytest.mark.parametrize("number, noted", [(signal.SIGHUP, False), (signal.SIGINT, True)])
+def test_where_signals_are_ignored_an_interrupt_stops_a_run_and_a_hangup_does_not(number, noted):
+    """A shell ignores SIGINT for what it starts with &, and nohup ignores SIGHUP."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(number)
+        assert stop.requested == noted and signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
 
 
 def test_a_non_finite_loss_is_noticed_within_an_epoch(train_set):

@@ -6,14 +6,13 @@ The truth is a process of its own, which knows nothing of others.
 import copy
 import shutil
 import signal
-import time
 
 import pytest
 import torch
 from support import group
 from support.artefacts import artefacts, hashes
 from support.killed import TEST_BATCH
-from support.processes import execute
+from support.processes import execute, wait_until
 from support.running import TEACHER, refused, work_in
 from support.several import together, torchrun
 
@@ -273,11 +272,9 @@ def test_another_number_of_processes_goes_on_and_says_so(folder):
 @pytest.mark.slow
 def test_a_signal_to_torchrun_saves_the_state(folder, undisturbed):
     agent = torchrun(folder, STUDENT, point="wait:15", process=0)
-    while not (folder / "waiting").exists():
-        assert agent.poll() is None
-        time.sleep(0.1)
+    wait_until(lambda: (folder / "waiting").exists() or agent.poll() is not None)
     agent.send_signal(signal.SIGTERM)
-    time.sleep(1)  # for the signal to arrive
+    wait_until(lambda: (folder / "noted").exists() or agent.poll() is not None, seconds=60)
     (folder / "go").touch()
     printed, _ = agent.communicate()
     assert printed.count("stopped in epoch 2 after 5 steps; continue with --resume") == 1, printed

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support.processes import wait_until
 
 import reproduce
 from helper.errors import Interrupted, RunStopped, UserError
@@ -48,6 +49,14 @@ def script(name, text):
     path = Path(name).resolve()
     path.write_text(text)
     return str(path)
+
+
+def waiting(condition):
+    """Lines of a script that imports time: it waits for a condition, and fails after two minutes."""
+    return (
+        f"end = time.monotonic() + 120\nwhile not ({condition}):\n"
+        "    assert time.monotonic() < end, 'waited in vain'\n    time.sleep(0.01)\n"
+    )
 
 
 # Order
@@ -207,7 +216,7 @@ def test_jobs_are_spread_evenly_over_the_gpus_and_each_sees_one(at_once, expecte
         "use.py",
         "import os, pathlib, sys, time\n"
         "pathlib.Path('gpu' + sys.argv[1]).write_text(os.environ['CUDA_VISIBLE_DEVICES'])\n"
-        f"while len(list(pathlib.Path().glob('gpu*'))) < {at_once}:\n    time.sleep(0.01)\n",
+        + waiting(f"len(list(pathlib.Path().glob('gpu*'))) == {at_once}"),
     )
     Runner(at_once, ["0", "1", "3"]).run([Job(str(i), (path, str(i)), Path(f"f{i}")) for i in range(at_once)])
     used = [path.read_text() for path in Path().glob("gpu*")]
@@ -296,14 +305,12 @@ def test_a_signal_reaches_every_run_once_and_the_line_says_how_to_go_on(number, 
     found = [Job(f"run{i}", (path, f"run{i}"), Path(f"folder{i}"), Path(f"done{i}")) for i in range(3)]
 
     def send():
-        for i in range(at_once):
-            while not Path(f"run{i}").exists():
-                time.sleep(0.01)
+        wait_until(lambda: all(Path(f"run{i}").exists() for i in range(at_once)), seconds=50)
         os.kill(os.getpid(), number)
 
     before = signal.signal(number, signal.default_int_handler)  # it may be ignored where the tests run
     try:
-        threading.Thread(target=send).start()
+        threading.Thread(target=send, daemon=True).start()
         with pytest.raises(Interrupted, match="stopped with 3 of 3 jobs not yet finished; .*same command goes on"):
             Runner(at_once).run(found)
         assert "[0 of 3 done, 0 running, 0 failed, 3 to come]" in capfd.readouterr().out
@@ -313,6 +320,19 @@ def test_a_signal_reaches_every_run_once_and_the_line_says_how_to_go_on(number, 
     assert [Path(f"run{i}").exists() and Path(f"run{i}").read_text() for i in range(3)] == [
         "saved" if i < at_once else False for i in range(3)
     ]
+
+
+@pytest.mark.parametrize("number, noted", [(signal.SIGHUP, []), (signal.SIGINT, [local.STOP])])
+def test_where_signals_are_ignored_an_interrupt_stops_the_jobs_and_a_hangup_does_not(number, noted):
+    """A shell ignores SIGINT for what it starts with &, and nohup ignores SIGHUP."""
+    before, runner = signal.signal(number, signal.SIG_IGN), Runner(1)
+    try:
+        with runner.signals():
+            signal.raise_signal(number)
+        assert [runner.events.get_nowait() for _ in range(runner.events.qsize())] == noted
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
 
 
 def test_a_reader_that_goes_with_the_stop_is_no_second_signal(monkeypatch):
@@ -365,9 +385,7 @@ from helper.files import lock
 lock.hold(pathlib.Path("folder"))
 with open("starts", "a") as file:
     print(os.getpid(), *sys.argv[1:], file=file)
-while not pathlib.Path("go").exists():
-    time.sleep(0.01)
-if pathlib.Path("go").read_text() or "--resume" in sys.argv:
+{wait}if pathlib.Path("go").read_text() or "--resume" in sys.argv:
     pathlib.Path("done").touch()
 """
 DRIVER = """
@@ -387,16 +405,11 @@ def driver(jobs, at_once=1, **options):
     return subprocess.Popen([sys.executable, path], text=True, **options)
 
 
-def wait_until(condition):
-    while not condition():
-        time.sleep(0.01)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("finishes", ["yes", ""])
 def test_a_run_that_a_killed_call_has_left_is_waited_for(finishes, capfd):
     """It finishes, or it stops before its end and is resumed then."""
-    path = script("work.py", WORKER.format(root=str(ROOT)))
+    path = script("work.py", WORKER.format(root=str(ROOT), wait=waiting("pathlib.Path('go').exists()")))
     job = Job("it", (path,), Path("folder"), Path("done"), resumable=True)
     process = driver(f"[Job('it', ({path!r},), Path('folder'), Path('done'), resumable=True)]")
     wait_until(lambda: Path("starts").exists() and Path("starts").read_text().endswith("\n"))
@@ -464,7 +477,8 @@ def test_a_reader_that_goes_away_is_a_stop(at_once, talks):
     process = driver(f"[{found}]", at_once, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     begun = 0
     while begun < at_once:
-        begun += "begun" in process.stdout.readline()
+        assert (line := process.stdout.readline()), "it has ended"
+        begun += "begun" in line
     process.stdout.close()
     assert process.wait(timeout=120) == 1
     said = [line for line in process.stderr.read().splitlines() if "Error" in line or "Traceback" in line]

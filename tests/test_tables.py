@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,19 @@ from helper.student.weights import resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "results" / "published.csv"
-ROWS = sorted((ROOT / "results" / "runs").glob("*.csv"))
+
+
+def rows_in_git():
+    """The files of the rows that are committed, since a run may write its own while tests are collected; all of them
+    where there is no git."""
+    if not (shutil.which("git") and (ROOT / ".git").exists()):
+        return sorted((ROOT / "results" / "runs").glob("*.csv"))
+    command = ["git", "ls-files", "-z", "results/runs/*.csv"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [ROOT / name for name in sorted(listed.split("\0")) if name]
+
+
+ROWS = rows_in_git()
 WITHOUT_TOPOLOGY = {"delta": 0.0, "topology": "", "dim": "", "tda_layer_s": ""}
 
 

@@ -401,7 +401,8 @@ def test_curves_are_means_over_the_seeds(drawn):
     kd, topkd = accuracy.lines
     assert (kd.get_label(), topkd.get_label()) == ("KD (n = 2)", "TopKD d25 (n = 1)")
     assert kd.get_xydata().tolist() == [[1, 12], [2, 23], [3, 40]] and topkd.get_ydata().tolist() == [11, 22]
-    assert (kd.get_color(), kd.get_linestyle(), kd.get_marker()) != (topkd.get_color(), "-", "o")
+    for look in ("color", "linestyle", "marker"):
+        assert getattr(kd, f"get_{look}")() != getattr(topkd, f"get_{look}")(), look
     band = accuracy.collections[0].get_paths()[0].vertices
     assert (band[:, 0].min(), band[:, 0].max()) == (1, 2)
     np.testing.assert_allclose([band[:, 1].min(), band[:, 1].max()], [12 - 2.82843, 23 + 4.24264])

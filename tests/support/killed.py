@@ -11,7 +11,8 @@
     half:K       SIGKILL when half of the K-th such file is written
     full:K       before the K-th rename the disk is full: no file can grow from then on
     fail:K       the K-th batch cannot be read
-    wait:K       before the K-th batch, wait until there is a file `go` in the current folder
+    wait:K       before the K-th batch, wait until there is a file `go` in the current folder; a SIGTERM that the
+               script has taken meanwhile leaves a file `noted`
     count        not at all, and print in the end how many batches, renames and such files there were
 
 The scripts know nothing of this. Chunks of clouds and blocks of a teacher's outputs are small and a run is saved after
@@ -60,6 +61,14 @@ def halve_and_kill(file):
 
 
 def wait_for_go(*arguments):
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def note(*signalled):
+        handler(*signalled)
+        Path("noted").touch()
+
+    if callable(handler):
+        signal.signal(signal.SIGTERM, note)
     Path("waiting").touch()
     while not Path("go").exists():
         time.sleep(0.05)

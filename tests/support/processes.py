@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import sys
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -12,6 +13,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["support.killed"])
+
+
+def wait_until(condition, seconds=400):
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return found
 
 
 def execute(point, folder, command):

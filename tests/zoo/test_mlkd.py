@@ -76,14 +76,6 @@ def test_formula(form, ce, kd, count, T0):
     assert loss(student, teacher, batch).item() == pytest.approx(wanted, rel=1e-10)
 
 
-def test_the_frobenius_norms_are_divided_by_classes_and_by_images():
-    loss, student, teacher, batch = case(ce=0.0, kd=1.0)
-    s, t = arrays(student, teacher)
-    p_s, p_t = softmax(s / 3, axis=1), softmax(t / 3, axis=1)
-    assert of_batch(s, t, 3).sum() == pytest.approx(np.linalg.norm(p_t @ p_t.T - p_s @ p_s.T) ** 2)
-    assert of_classes(s, t, 3).sum() == pytest.approx(np.linalg.norm(p_t.T @ p_t - p_s.T @ p_s) ** 2)
-
-
 def test_half_of_the_images_and_classes_are_masked_in_the_less_confident_half():
     loss, _, _, _ = case(form="masked")
     logits = torch.tensor([[9.0, 0, 0, 0], [0, 3, 0, 0], [1, 0, 0, 0], [0, 0, 0, 20]]).double()
