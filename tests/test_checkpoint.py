@@ -129,24 +129,6 @@ def test_a_file_that_names_its_architecture_needs_no_option(tmp_path, weights):
     assert read(path, arch=None).arch == "resnet8"
 
 
-class Malicious:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_code_in_a_checkpoint_is_not_run(tmp_path, weights, zipped):
-    trace = tmp_path / "it was run"
-    content = {"model": weights, "extra": Malicious(trace)}
-    torch.save(content, tmp_path / "bad.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(UserError, match="bad.pth: holds posix.system, which is not run; save its state_dict instead$"):
-        read(tmp_path / "bad.pth")
-    assert not trace.exists()
-
-
 @pytest.mark.parametrize(
     "content, arch, message",
     [

@@ -189,19 +189,6 @@ def test_the_clouds_are_those_of_the_layers_asked_for(layer_s, layer_t):
         np.testing.assert_allclose(cloud[0].detach(), is_[f"{read[layer]}_{which}"], rtol=1e-5, atol=1e-6)
 
 
-def test_dimensions_01_make_a_mean_over_800_pixels():
-    torch.manual_seed(0)
-    networks = [RipsNet(4), RipsNet(4, "sum")]
-    found, images, labels, is_ = objective({"top": 1.0}, topology=RipsNetTopology(networks))
-    pixels = []
-    for network in networks:
-        pair = [network(torch.tensor(is_[name]).float()) for name in ("feature_s", "feature_t")]
-        pixels.append((pair[0] - pair[1]).detach().double().numpy())
-    pixels = np.concatenate(pixels)
-    assert len(pixels) == 800
-    assert found(images, labels, INDICES)[1]["top"].item() == pytest.approx((pixels**2).mean(), rel=1e-3)
-
-
 def test_bf16_is_for_the_networks_and_every_term_is_float32():
     found, images, labels, _ = objective({"ce": 1.0, "kd": 1.0, "top": 1.0}, teacher_width=5, amp="bf16")
     dtypes = []

@@ -434,14 +434,6 @@ def test_ripsnet_s_pooling_is_that_of_the_pair(specs, monkeypatch, capsys):
     assert "ripsnet_dim0_sum/best.pth" in line
 
 
-def test_weights_that_are_not_finite_are_refused(monkeypatch, capsys):
-    content = checkpoint.load(STUDENT)
-    content["model"]["bn1.running_var"][3] = float("nan")
-    checkpoint.save(STUDENT, content)
-    line = refused(monkeypatch, capsys, evaluate, *SCORED)
-    assert f"{STUDENT}: the weights 'bn1.running_var' hold values that are not finite" in line
-
-
 @pytest.mark.parametrize("content", ['{"dim": 5}', "[]", "no JSON"])
 def test_an_error_of_a_spec_names_its_file_once(monkeypatch, capsys, content):
     Path("x.json").write_text(content)

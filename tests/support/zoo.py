@@ -30,6 +30,7 @@ PAIRS = {
     "fsp": {"shapes_t": shapes((3, 4, 5, 6), (8, 8, 8, 2))},
     "simkd": {"map_s": (5, 2, 2), "map_t": (5, 4, 4)},
     "mgd": {"map_s": (5, 4, 4), "map_t": (7, 4, 4)},
+    "crcd": {"shapes_t": shapes((3, 4, 7, 6), (8, 8, 8, 2))},  # for the cosine of its gradients
     "norm": {"shapes_s": shapes((3, 4, 5, 10), (8, 8, 4, 4))},  # two segments of the teacher's width
 }
 OPTIONS = {
@@ -92,7 +93,7 @@ class Case:
     def inputs(self):
         """The student's tensors that the registry says the method reads."""
         if self.method.on_logits:
-            return [self.student.logits]
+            return [output.logits for output in (self.student, self.student.strong) if output is not None]
         return [x for x in (*self.student.features, self.student.last_map) if x is not None]
 
     @property

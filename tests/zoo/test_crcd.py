@@ -208,27 +208,12 @@ def test_the_classifiers_are_not_the_losss_own_and_the_students_learns():
     assert pair.classifier_s.weight.grad.abs().sum() > 0 and pair.classifier_t.weight.grad is None
 
 
-@pytest.mark.parametrize("gradient", ["none", "cosine", "contrast"])
+@pytest.mark.parametrize("gradient", ["cosine", "contrast"])
 def test_gradient(gradient):
     pair, loss, student, teacher, batch = case(gradient=gradient, nce_m=1.0)
     loss(student, teacher, batch)  # sets Z
     leaves = [student.features[0], student.logits, *loss.parameters(), pair.classifier_s.weight]
-    if gradient == "none":
-        leaves = [student.features[0], *loss.parameters()]
     assert torch.autograd.gradcheck(lambda *_: loss(student, teacher, batch), leaves, fast_mode=True)
-
-
-@pytest.mark.parametrize("gradient", ["cosine", "contrast"])
-@pytest.mark.parametrize("make", [torch.randn, torch.zeros, torch.ones])
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_any_batch_has_a_finite_loss(gradient, make, count):
-    _, loss, student, teacher, batch = case(count=count, make=make, gradient=gradient)
-    for _ in range(2):
-        value = loss(student, teacher, batch)
-        value.backward()
-        assert value.isfinite()
-        for x in (student.features[0], student.logits, *loss.parameters()):
-            assert x.grad is None or x.grad.isfinite().all()
 
 
 def test_one_image_has_no_relations_and_the_next_batch_sets_Z():

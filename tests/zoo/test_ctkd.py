@@ -109,16 +109,6 @@ def test_gradient():
     assert torch.autograd.gradcheck(lambda logits: loss(student, teacher, batch), student.logits)
 
 
-@pytest.mark.parametrize("form", ["global", "instance"])
-@pytest.mark.parametrize("make", [torch.randn, torch.zeros, torch.ones])
-@pytest.mark.parametrize("count", [1, 4])
-def test_any_batch_has_a_finite_loss(form, make, count):
-    loss, student, teacher, batch = case(count, make, form=form)
-    value = loss(student, teacher, batch)
-    value.backward()
-    assert value.isfinite() and all(x.grad.isfinite().all() for x in (student.logits, *loss.parameters()))
-
-
 def test_the_temperature_climbs_where_that_makes_kd_harder():
     """Descent on g alone: the loss rises."""
     loss, student, teacher, batch = case(epoch=10)

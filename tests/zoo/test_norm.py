@@ -204,20 +204,6 @@ def test_loss_and_student_fit_together(student):
     assert transform.contract[0].weight.grad is None and classifier(deployed)[1].weight.grad is None
 
 
-def test_gradient():
-    loss, student, teacher, batch = case((8, 2, 2), (4, 4, 4))
-    assert torch.autograd.gradcheck(lambda *_: loss(student, teacher, batch), student.features[1])
-
-
-@pytest.mark.parametrize("make", [torch.randn, torch.zeros])
-@pytest.mark.parametrize("count", [1, 4])
-def test_any_batch_has_a_finite_loss(make, count):
-    loss, student, teacher, batch = case(count=count, make=make)
-    value = loss(student, teacher, batch)
-    value.backward()
-    assert value.isfinite() and student.features[1].grad.isfinite().all()
-
-
 def test_what_it_is_not_defined_for_is_refused():
     with pytest.raises(ValueError, match="one's size is a multiple of the other's, found 3 and 4"):
         case((8, 3, 3), (4, 4, 4))
