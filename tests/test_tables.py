@@ -6,7 +6,6 @@ import math
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,17 +36,18 @@ ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "results" / "published.csv"
 
 
-def rows_in_git():
-    """The files of the rows that are committed, since a run may write its own while tests are collected; all of them
-    where there is no git."""
-    if not (shutil.which("git") and (ROOT / ".git").exists()):
-        return sorted((ROOT / "results" / "runs").glob("*.csv"))
+def shipped_rows():
+    """The files that git knows, since a run may write its own while tests are collected; all where git knows none."""
     command = ["git", "ls-files", "-z", "results/runs/*.csv"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [ROOT / name for name in sorted(listed.split("\0")) if name]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    except OSError:  # there is no git
+        listed = ""
+    found = [ROOT / name for name in listed.split("\0") if name] or (ROOT / "results" / "runs").glob("*.csv")
+    return sorted(found)
 
 
-ROWS = rows_in_git()
+ROWS = shipped_rows()
 WITHOUT_TOPOLOGY = {"delta": 0.0, "topology": "", "dim": "", "tda_layer_s": ""}
 
 

@@ -785,8 +785,16 @@ def test_only_a_run_in_bf16_is_warned(noisy, monkeypatch, capsys):
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the CPU's instructions are not known")
-def test_a_cpu_without_wide_vectors_has_no_bf16():
+def test_a_cpu_has_bf16_if_it_has_the_instructions():
     flags = Path("/proc/cpuinfo").read_text().split()
-    if "avx512_bf16" not in flags and any(name in flags for name in ("avx512bw", "avx_ne_convert", "bf16")):
-        pytest.skip("wide vectors without bf16, which PyTorch may count as bf16")
+    if "avx_ne_convert" in flags or "asimd" in flags:
+        pytest.skip("other instructions for bf16 than those of AVX-512")
     assert objective.has_bf16(torch.device("cpu")) == ("avx512_bf16" in flags)
+
+
+@pytest.mark.parametrize("wide, bf16, expected", [(False, False, True), (True, False, False), (True, True, True)])
+def test_avx512_alone_is_no_bf16_though_pytorch_supports_it_there(monkeypatch, wide, bf16, expected):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: wide)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    assert objective.has_bf16(torch.device("cpu")) is expected

@@ -15,7 +15,10 @@ def has_bf16(device: torch.device) -> bool:
     """Whether a device has instructions for bf16; PyTorch emulates it where there are none."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return False
+    # True also for all of AVX-512, of which the older processors emulate it.
+    return torch.cpu._is_avx512_bf16_supported() or not torch.cpu._is_avx512_supported()
 
 
 @functools.cache  # once a process
