@@ -11,7 +11,7 @@ from .folder import FolderSet, call, decoder_name, open_folders
 from .imagenet import imagenet, imagenette
 from .images import EpochPlan, ImageSet
 from .info import DatasetInfo, DatasetUnavailable, Recipe, check_split
-from .loader import LabelledImages, TrainLoader, test_batches, usual_test_batch
+from .loader import LabelledImages, TrainLoader, batches_in_order, usual_test_batch
 
 __all__ = [
     "DatasetInfo",
@@ -22,11 +22,11 @@ __all__ = [
     "LabelledImages",
     "Recipe",
     "TrainLoader",
+    "batches_in_order",
     "dataset_dict",
     "decoder_name",
     "load_dataset",
     "open_folders",
-    "test_batches",
     "usual_test_batch",
 ]
 

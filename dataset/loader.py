@@ -83,7 +83,7 @@ class TrainLoader:
         return self.image_set.augmented(self.seed, requests)
 
 
-def test_batches(
+def batches_in_order(
     image_set: LabelledImages, batch_size: int | None = None, rank: int = 0, world: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Every image once, in order and without augmentation: images float32 (B, 3, H, W) in channels_last, labels. Of
@@ -101,7 +101,3 @@ def usual_test_batch(image_set: LabelledImages) -> int:
     if device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory >= LARGE_GPU:
         return 10_000
     return 1000
-
-
-# pytest would take it for a test wherever a test file imports it.
-test_batches.__dict__["__test__"] = False

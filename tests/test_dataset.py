@@ -13,7 +13,7 @@ from scipy.stats import chisquare
 from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from dataset import DatasetInfo, DatasetUnavailable, ImageSet, TrainLoader, dataset_dict, load_dataset, test_batches
+from dataset import DatasetInfo, DatasetUnavailable, ImageSet, TrainLoader, batches_in_order, dataset_dict, load_dataset
 
 CIFAR = dataset_dict["cifar100"]
 
@@ -175,7 +175,7 @@ def test_batches_are_those_of_the_published_runs():
     ):
         batches = zip(*TrainLoader(images, 16, seed).epoch(epoch), strict=True)
         assert [digest(torch.cat(parts)) for parts in batches] == expected
-    batches = zip(*test_batches(images, 16), strict=True)
+    batches = zip(*batches_in_order(images, 16), strict=True)
     assert [digest(torch.cat(parts)) for parts in batches] == ["90a464a308506dc9", "8abe2df17014216b"]
 
 
@@ -205,7 +205,7 @@ def test_a_loader_without_a_batch_is_refused(batch_size, drop_last):
 @pytest.mark.parametrize("batch_size", [1, 7, 20, 1000])
 def test_evaluation_counts_each_image_once(batch_size):
     test = image_set(20)
-    images, labels = map(torch.cat, zip(*test_batches(test, batch_size), strict=True))
+    images, labels = map(torch.cat, zip(*batches_in_order(test, batch_size), strict=True))
     assert torch.equal(labels, torch.arange(20))
     assert images.is_contiguous(memory_format=torch.channels_last)
     for i in range(20):

@@ -11,7 +11,7 @@ from support.gudhis import gudhi_image
 from support.running import CLASSES, CLOUDS, work_in
 from torch import nn
 
-from dataset import load_dataset, test_batches
+from dataset import batches_in_order, load_dataset
 from distiller_zoo import KD, NORM, Method, Pair, distiller_dict
 from helper import distributed
 from helper.settings import ResolvedLoss
@@ -299,7 +299,7 @@ def test_probe_batches_are_bytes_that_normalise_to_the_images_themselves(prepare
     found = probe.probe_batches(images, 12, 4)
     assert len(found) == 5  # whole batches of 70 images, fewer than 16 clouds need
     assert [len(probe.probe_batches(images, 12, points)) for points in (1, 12)] == [2, 5]
-    for (pixels, labels), (expected, right) in zip(found, test_batches(images, 12), strict=False):
+    for (pixels, labels), (expected, right) in zip(found, batches_in_order(images, 12), strict=False):
         assert pixels.dtype == torch.uint8 and torch.equal(labels, right)
         assert torch.equal(images.normalize(pixels), expected)
 

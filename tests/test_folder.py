@@ -23,10 +23,10 @@ from dataset import (
     DatasetUnavailable,
     FolderSet,
     TrainLoader,
+    batches_in_order,
     dataset_dict,
     load_dataset,
     open_folders,
-    test_batches,
 )
 from dataset.folder import Reader, Task, best_decoder, decode_with_pillow, decode_with_torchcodec, list_images
 
@@ -176,7 +176,7 @@ def test_plain_images_are_resize_and_center_crop_within_a_level(data_dir, size):
     info = DatasetInfo("photos", 3, MEAN, STD, True, image_size=size, open=open_folders)
     _, test = load(data_dir, info=info)
     cut = transforms.Compose([transforms.Resize(size * 256 // 224), transforms.CenterCrop(size)])
-    images, labels = map(torch.cat, zip(*test_batches(test, 4), strict=True))
+    images, labels = map(torch.cat, zip(*batches_in_order(test, 4), strict=True))
     assert torch.equal(labels, test.labels) and images.shape == (21, 3, size, size)
     for path, image in zip(listed(data_dir, "val"), pixels_of(images), strict=True):
         expected = torch.from_numpy(np.array(cut(Image.open(path).convert("RGB"))))
@@ -444,7 +444,7 @@ def test_imagenette_is_found(tmp_path, folder, monkeypatch, capsys):
     monkeypatch.setattr(download, lambda *args, **kwargs: pytest.fail("downloads what is there"))
     make_classes(tmp_path / folder, WORDNET)
     train, test = load_dataset("imagenette", str(tmp_path))
-    assert (len(train), len(test)) == (10, 10) and next(iter(test_batches(test)))[0].shape == (10, 3, 224, 224)
+    assert (len(train), len(test)) == (10, 10) and next(iter(batches_in_order(test)))[0].shape == (10, 3, 224, 224)
     assert dataset_dict["imagenette"].class_names(str(tmp_path)) == WORDNET
     assert capsys.readouterr().out == (
         f"imagenette: 10 training and 10 test images in {tmp_path / folder}; "

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dataset import LabelledImages, Recipe, test_batches
+from dataset import LabelledImages, Recipe, batches_in_order
 from models import create_model
 from ripsnet import ImageSpec, RipsNet, diagrams_of, r2_score
 
@@ -43,7 +43,7 @@ def predict(
     """Logits (N, classes) of a test set in its order, and the features (N, d) of a layer if one is named; float32."""
     model.eval()
     logits, points = [], []
-    for batch, _ in test_batches(images):
+    for batch, _ in batches_in_order(images):
         with autocast(batch.device, amp):
             if layer is None:
                 found = model(batch)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dataset import LabelledImages, test_batches
+from dataset import LabelledImages, batches_in_order
 from ripsnet import ExactTopology, ImageSpec, RipsNetTopology, r2_on_device
 
 from ..clouds.layers import read_layer
@@ -23,7 +23,7 @@ def probe_batches(images: LabelledImages, batch_size: int, points: int) -> Batch
     """The first whole batches of a training set, not augmented, that hold PROBE_CLOUDS clouds of so many points:
     (images, labels). The images are kept as uint8 (B, H, W, 3), a quarter of what `images.normalize` makes of them."""
     count = -(-PROBE_CLOUDS * points // batch_size)
-    batches = itertools.islice(test_batches(images, batch_size), count)
+    batches = itertools.islice(batches_in_order(images, batch_size), count)
     return [(images.normalize.undone(batch), labels) for batch, labels in batches if len(labels) == batch_size]
 
 

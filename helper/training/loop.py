@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import get_total_norm
 
-from dataset import LabelledImages, TrainLoader, test_batches, usual_test_batch
+from dataset import LabelledImages, TrainLoader, batches_in_order, usual_test_batch
 
 from .. import distributed
 from ..data import image_files
@@ -65,7 +65,7 @@ def evaluate(
     model.eval()
     sums = []
     at_once = min(distributed.all_states(batch_size or usual_test_batch(images)))  # of unlike GPUs
-    for batch, labels in test_batches(images, at_once, distributed.rank(), distributed.world()):
+    for batch, labels in batches_in_order(images, at_once, distributed.rank(), distributed.world()):
         with autocast(batch.device, amp):
             logits = model(batch)
         loss = F.cross_entropy(logits.float(), labels, reduction="sum")
