@@ -38,7 +38,7 @@ from helper.experiments.cluster import RayRunner, check_shared, connect, resourc
 from helper.experiments.estimate import Estimate
 from helper.experiments.jobs import Job
 from helper.experiments.listing import describe
-from helper.experiments.local import Runner, visible_gpus
+from helper.experiments.local import Runner, is_mig, visible_gpus
 from helper.experiments.plan import Planner, find, find_arms, find_table, missing, undefined
 from helper.files.paths import ROWS
 from helper.report.results import read_runs
@@ -100,6 +100,8 @@ def main(args) -> None:
     gpus = [] if args.ray else visible_gpus(args.gpus, args.device)
     if gpus and len(gpus) < (args.nproc or 1):
         raise UserError(f"--nproc: found {args.nproc} and {len(gpus)} GPUs, expected a GPU for each process")
+    if (args.nproc or 1) > 1 and any(map(is_mig, gpus)):
+        raise UserError("--nproc: found instances of a divided GPU (MIG), which cannot share a run; leave it out")
     if args.estimate:
         print(Estimate(read_runs(ROWS)).report(by_table(args)))
         return
@@ -136,6 +138,8 @@ def check_options(args) -> None:
     for option, where in unsuited:
         if getattr(args, option) is not None:
             raise UserError(f"--{option}: has no effect with {where}; leave it out")
+    if args.ray and args.device is not None and args.device.index is not None:
+        raise UserError(f"--device: found {args.device}, but Ray gives a job its GPU; give --device cuda")
     if args.estimate and not args.dry_run:
         raise UserError("--estimate: has no effect without --dry_run; give both")
 
@@ -164,10 +168,16 @@ def by_table(args) -> dict[str, list[Job]]:
 
 
 def plan_tables(args, names: list[str], planner: Planner) -> list[Table]:
-    tables = [find_table(name) for name in names]
-    for table in tables:
+    """Of those of --table that are named, with the rows of --row that they have."""
+    tables, known = [], {row: row for name in args.table for row in find_table(name).rows}
+    asked = [find("--row", row, known) for row in args.row or ()]
+    for name in names:
+        table = find_table(name)
+        rows = [row for row in asked or table.rows if row in table.rows]
+        if not rows:
+            continue
+        tables.append(table)
         table = scaled(table, args.epochs or table.student.epochs)
-        rows = [find("--row", row, {row: row for row in table.rows}) for row in args.row or table.rows]
         arms = find_arms(table, args.methods) if args.methods else list(table.arms)
         without = undefined(rows, arms)
         if without:

@@ -59,7 +59,11 @@ if [ -z "$TOPOLOGY" ]; then
     DELTA=
 fi
 case $TOPOLOGY in ripsnet | exact)
-    stage generate_PCD_PI.py --passes "$PASSES" --seed "$CLOUD_SEED" ${TEACHER_CACHE:+--teacher_cache}
+    from_table=$TEACHER_CACHE
+    if [ "$PCD_BN" = train ]; then
+        from_table= # which holds what the teacher makes in eval mode
+    fi
+    stage generate_PCD_PI.py --passes "$PASSES" --seed "$CLOUD_SEED" ${from_table:+--teacher_cache}
 esac
 if [ "$TOPOLOGY" = ripsnet ]; then
     stage train_ripsnet.py --operator "$OPERATOR" --epochs "$RIPSNET_EPOCHS" --resume

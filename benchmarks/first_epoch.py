@@ -19,6 +19,7 @@ from dataset import TrainLoader
 from distiller_zoo import distiller_dict
 from helper.cli.parser import Parser, read, run
 from helper.data import load_data, num_classes
+from helper.errors import RunStopped
 from helper.files.atomic import csv_bytes, write_bytes
 from helper.files.provenance import device_name, git_commit, versions
 from helper.networks import load_network
@@ -112,7 +113,11 @@ def main(args: Namespace) -> None:
     for name in args.methods:
         if any(row["method"] == name for row in rows):
             continue
-        new = measure(name, args)
+        try:
+            new = measure(name, args)
+        except RunStopped as error:  # such as a loss that is not finite
+            print(f"{name}: {error}", flush=True)
+            continue
         rows += new
         write_bytes(OUTPUT, csv_bytes(rows))
         for row in new:

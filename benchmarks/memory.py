@@ -27,7 +27,7 @@ def main(args) -> None:
             teacher = {"model": create_model("resnet8", 10).state_dict(), "arch": "resnet8", "num_classes": 10}
             checkpoint.save(Path(folder) / "teacher" / "best.pth", teacher)
             options = ["--path_t", "teacher/best.pth", "--dataset", "digits", "--passes", "1000"]
-            options += ["--num_clouds", str(count)]
+            options += ["--num_clouds", str(count), "--device", "cpu"]
             process = subprocess.Popen([sys.executable, str(ROOT / "generate_PCD_PI.py"), *options], cwd=folder)
             _, status, usage = os.wait4(process.pid, 0)
             if status:

@@ -74,6 +74,10 @@ environment_venv() {
     PYTHON=$venv/bin/python
 }
 
+if [ -n "${PYTHON:-}" ] && ! command -v "$PYTHON" >/dev/null; then
+    environment_say "PYTHON=$PYTHON: no such program; give its whole path, or leave it out"
+    exit 2
+fi
 # Not `active || venv`: set -e is off in the operands of ||, and a failed installation has to end the script.
 if ! environment_active; then
     environment_venv

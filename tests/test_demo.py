@@ -175,6 +175,9 @@ def test_the_cache_is_asked_for_in_stage_2_and_of_students_alike(calls):
     for value, asked in (("1", True), ("", False)):
         (_, clouds), (_, student) = calls("train_student.sh", TOPOLOGY="exact", TRIALS="1", TEACHER_CACHE=value)
         assert (clouds.teacher_cache, student.teacher_cache) == (asked, asked)
+    of_batches = {"TOPOLOGY": "exact", "TRIALS": "1", "TEACHER_CACHE": "1", "PCD_BN": "train"}
+    (_, clouds), (_, student) = calls("train_student.sh", **of_batches)
+    assert (clouds.teacher_cache, student.teacher_cache) == (False, True)
 
 
 @pytest.mark.slow

@@ -195,6 +195,12 @@ def test_an_environment_that_does_not_run_is_made_anew(checkout):
     assert checkout.source()[:3] == (0, checkout.python, ["venv", "pip"])
 
 
+def test_a_python_that_is_not_there_is_one_line():
+    status, python, messages = source_environment(SHELLS[0], ROOT, PYTHON="env/bin/python")
+    assert status == 2 and python == []
+    assert messages == ["environment: PYTHON=env/bin/python: no such program; give its whole path, or leave it out"]
+
+
 def test_an_old_python_is_refused_in_one_line(checkout):
     status, python, log, messages = checkout.source(OLD_PYTHON="1")
     assert status == 1 and python == [] and log == []

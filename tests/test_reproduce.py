@@ -535,6 +535,14 @@ def test_before_several_jobs_at_once_each_data_set_is_downloaded_by_one_process(
     assert len(loaded) == 2 * loads
 
 
+def test_a_row_is_taken_of_the_tables_that_have_it(dry_run):
+    options = ("--methods", "KD,TopKD", "--trials", 1)
+    one = dry_run("--table", "cifar100_homogeneous", "--row", "vgg13:vgg8", *options)
+    other = dry_run("--table", "cifar100_heterogeneous", "--row", "wrn_40_2:ShuffleV1", *options)
+    both = dry_run("--table", "all", "--row", "vgg13:vgg8,WRN_40_2:shufflev1", *options)
+    assert sorted(both) == sorted({*one, *other})
+
+
 def test_all_tables_by_one_name_beside_others_too(dry_run, monkeypatch):
     monkeypatch.setattr(reproduce, "TABLES", {name: TABLES[name] for name in ("digits", "ablation_loss")})
     assert dry_run("--table", "all,digits") == dry_run("--table", "ALL") == dry_run("--table", "digits,ablation_loss")
@@ -561,6 +569,10 @@ def test_methods_that_a_pair_has_not_are_named(dry_run):
         (
             ("--table", "digits", "--row", "resnet20:resnet9"),
             "--row: unknown 'resnet20:resnet9': did you mean 'resnet2",
+        ),
+        (
+            ("--table", "digits,ablation_loss", "--row", "vgg13:vgg8"),
+            "--row: unknown 'vgg13:vgg8': did you mean 'resnet",
         ),
         (("--table", "digits", "--methods", "KD,TopKDD"), "--methods: unknown 'TopKDD': did you mean 'TopKD'"),
         (("--figure", "pi", "--methods", "KD"), "--methods: has no effect with --figure"),

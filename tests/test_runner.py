@@ -254,6 +254,16 @@ def test_gpus_are_named_as_the_environment_names_them(three_gpus, monkeypatch):
     assert visible_gpus([1, 2], None) == ["GPU-8f2", "9"]
 
 
+def test_every_instance_of_a_divided_gpu_serves_a_job(monkeypatch):
+    """CUDA shows a process the first of them alone."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1a,MIG-2b,MIG-3c")
+    assert visible_gpus(None, None) == ["MIG-1a", "MIG-2b", "MIG-3c"] and visible_gpus([2], None) == ["MIG-3c"]
+    with pytest.raises(UserError, match=r"--nproc: found instances of a divided GPU \(MIG\), which cannot share a run"):
+        call("--table", "digits", "--nproc", 2, "--dry_run")
+
+
 @pytest.mark.parametrize(
     "options, line",
     [
@@ -264,6 +274,10 @@ def test_gpus_are_named_as_the_environment_names_them(three_gpus, monkeypatch):
         (["--gpus", "1", "--device", "cuda:2"], "--gpus: found together with --device cuda:2; leave one of them out"),
         (["--gpus", "1", "--ray", "auto"], "--gpus: has no effect with --ray; leave it out"),
         (["--jobs", "2", "--ray", "auto"], "--jobs: has no effect with --ray; leave it out"),
+        (
+            ["--device", "cuda:1", "--ray", "auto"],
+            "--device: found cuda:1, but Ray gives a job its GPU; give --device cuda",
+        ),
         (["--gpus_per_job", "0.5"], "--gpus_per_job: has no effect with no --ray; leave it out"),
         (["--estimate"], "--estimate: has no effect without --dry_run; give both"),
     ],

@@ -197,6 +197,23 @@ def test_an_empty_schedule_is_the_published_one_and_no_control_of_another(runs, 
     assert "-9.00" not in text
 
 
+def test_a_control_may_take_the_teacher_s_outputs_from_a_table_where_the_run_cannot(runs, tables):
+    """Of layers before the last, a table knows nothing."""
+    for seed in (1, 2):
+        short = {"teacher": "resnet20", "student": "resnet8", "epochs": 8, "seed": seed}
+        write_run(runs, "KD-control", last=50.0, schedule="e8 cache", teacher_cache=True, **short)
+        write_run(runs, "TopKD-exact", last=51.0, schedule="e8 cache", teacher_cache=True, **short)
+        layer = {"variant": "layer-3 layerS-3", "tda_layer_t": -3, "tda_layer_s": -3}
+        write_run(runs, "TopKD-exact", last=53.0, schedule="e8", teacher_cache="", **layer, **short)
+    write_run(runs, "KD-control", last=40.0, schedule="e8", teacher_cache="", **short | {"seed": 1})
+    text = tables()
+    assert cells(text, "TopKD-exact layer-3 layerS-3 \\*†")["last - control"] == "+3.00 (2)"
+    title = "ablations with the small networks, short schedules and teachers of cifar100_small, schedule e8\n"
+    table = section(text, title)
+    for arm, difference in (("TopKD-exact", "+1.00 (2)"), ("TopKD-exact layer -3", "+3.00 (2)")):
+        assert cells(table, arm)["resnet20 > resnet8 - KD-control"] == difference
+
+
 @pytest.mark.parametrize(
     "changes",
     [

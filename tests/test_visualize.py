@@ -201,7 +201,7 @@ def test_the_folder_of_a_run_stands_for_its_epochs(drawn, best, epochs):
         history = {} if name == "best" else {"history": [{}] * epoch}
         save_network(STUDENT / f"{name}.pth", seed=seed, epoch=epoch + (name != "best"), **history)
     call(visualize, "pi", *DATA, "--batch_size", POINTS, "--path_s", STUDENT)
-    panels = list(dict.fromkeys(row["panel"] for row in rows_of(f"pi_{STUDENT.name}_{SET}_dim0_mean")))
+    panels = list(dict.fromkeys(row["panel"] for row in rows_of(f"pi_{STUDENT.name}_epochs_{SET}_dim0_mean")))
     assert panels == ["resnet8 teacher", *(f"resnet8 TopKD, epoch {epoch}" for epoch in epochs)]
 
 
@@ -472,6 +472,27 @@ def test_losses_of_unequal_trials_are_named_by_their_own():
 
     assert name("KD_trial1", "TopKD_trial1", "KD_trial2") == "a-b_noise_KD_trial1-2_TopKD"
     assert name("KD_trial2", "TopKD_trial1") == "a-b_noise_KD_trial2_TopKD"
+
+
+@pytest.mark.parametrize("files, end", [
+    (("best.pth",), ""), (("last.pth",), "_last"), ((None,), "_epochs"), (("best.pth", "last.pth"), "_best_last"),
+])  # fmt: skip
+def test_other_files_of_a_run_than_its_best_are_in_a_figure_s_name(files, end):
+    """None: the folder."""
+    for loss in ("KD", "TopKD"):
+        write_row(loss, loss)
+        Path("save_s_models", loss).mkdir(parents=True)
+    for losses, name in ((["KD"], "KD"), (["KD", "TopKD"], "a-b_noise_KD_TopKD")):
+        shown = [Path("save_s_models", loss, file or "") for loss in losses for file in files]
+        if len(shown) == 1 or len(losses) > 1:
+            assert figure_data.Shown("teacher", tuple(shown)).file_name == name + end
+
+
+def test_runs_of_other_numbers_of_processes_are_others(drawn):
+    for run, processes in (("x_trial1", ""), ("x_trial2", "1"), ("x_trial3", "4")):
+        write_row(run, "KD", processes=processes)
+    labels = curves_of(drawn, "x_trial1", "x_trial2", "x_trial3")[2]
+    assert labels == ["KD (x_trial1) (n = 2)", "KD (x_trial3) (n = 1)"]
 
 
 def test_students_of_two_teachers_of_one_architecture_are_two(drawn):

@@ -212,6 +212,8 @@ def visible_gpus(asked: Sequence[int] | None, device: torch.device | None) -> li
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     named = [name.strip() for name in given.split(",")] if given else [str(index) for index in range(count)]
+    if count and all(is_mig(name) for name in named):
+        count = len(named)  # CUDA shows a process one instance of a divided GPU alone, though each serves a job
     if asked is None:
         return named[:count]
     text = ",".join(map(str, asked))
@@ -222,6 +224,11 @@ def visible_gpus(asked: Sequence[int] | None, device: torch.device | None) -> li
         what = "this PyTorch sees no GPU" if count == 0 else f"this machine has {count}, numbered from 0"
         raise UserError(f"--gpus: found {text}, but {what}")
     return [named[index] for index in asked]
+
+
+def is_mig(name: str) -> bool:
+    """Whether CUDA_VISIBLE_DEVICES names an instance of a divided GPU (MIG)."""
+    return name.startswith("MIG-")
 
 
 def nobody_reads() -> bool:

@@ -4,7 +4,7 @@ import difflib
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -31,7 +31,7 @@ from ..networks import Network, load_network
 from ..settings import Clouds, Data, RipsNetChoice
 from ..student.topology import load_ripsnet, load_specs, ripsnet_files
 from .figures import Images, pixel_grid
-from .identity import of_network, run_of, several
+from .identity import of_network, several
 from .results import deviation
 
 EMBEDDINGS = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA"}
@@ -55,12 +55,13 @@ class Shown:
 
     @property
     def file_name(self) -> str:
-        """The students' runs, or the teacher's where there is no student."""
+        """The students' runs, with the files that are shown of them unless all are best.pth; the teacher's where there
+        is no student."""
         if not self.students:
             return teacher_run(self.path_t)
-        runs = [of_network(path) for path in self.students]
-        names = [run_of(path) if path.is_dir() else teacher_run(path) for path in self.students]
-        return several([replace(run, name=name) for run, name in zip(runs, names, strict=True)])
+        kinds = dict.fromkeys("epochs" if path.is_dir() else path.stem for path in self.students)
+        name = several([of_network(path) for path in self.students])
+        return name if list(kinds) == ["best"] else "_".join([name, *kinds])
 
 
 def load_networks(shown: Shown, data: Data) -> dict[str, Network]:

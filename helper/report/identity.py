@@ -44,7 +44,7 @@ class Identity:
         networks = "-".join(part for part in (row["teacher"], row["student"]) if part)
         return cls(
             name,
-            tuple(row[column] for column in IDENTITY),
+            (*(row[column] for column in IDENTITY), row.get("processes") or "1"),
             pair=f"{networks}_{row['dataset']}",
             loss=f"{row['method']} {row['variant']}".rstrip(),
             schedule=row["schedule"],

@@ -29,6 +29,9 @@ PLACE |= {"python", "torch", "torchvision", "numpy", "gudhi"}
 MAY_DIFFER = MEASURED | REPETITION | PLACE | {"file"}
 # What the control lacks beside the options that its row leaves empty: the topology term.
 TOPOLOGY = {"method", "variant", "delta"}
+# Whether the teacher's outputs come from a table (--teacher_cache), which changes their rounding alone: a run with it
+# and one without are compared, but are no repetitions of each other.
+CACHE = {"schedule", "teacher_cache"}
 
 LATER_COLUMNS = ("variant", "schedule")  # rows of earlier versions have none
 LATER_INPUTS = {"topology_sha256"}  # which of a row that has no such column only ripsnet_r2 tells, if anything
@@ -94,6 +97,11 @@ class Runs:
     def full_label(self) -> Label:
         """Among runs of several schedules."""
         return Label(self.label.name, joined(self["variant"], self["schedule"]))
+
+    @property
+    def schedule(self) -> str:
+        """Where training departs from the published one, wherever the teacher's outputs come from."""
+        return " ".join(word for word in self["schedule"].split() if word != "cache")
 
     @property
     def marks(self) -> str:
@@ -271,19 +279,24 @@ def control_of(runs: Runs, others: Iterable[Runs]) -> Runs | None:
     """The same loss without its topology term: for TopKD, KD with the same alpha (KD-control).
 
     Teacher, schedule and all settings that have an effect in the control must be equal; a setting is empty where it has
-    none, but an empty schedule is the published one. Of several, the one with the most seeds in common.
+    none, but an empty schedule is the published one. Of several, the one with the most seeds in common, and then the
+    one that takes the teacher's outputs as the run does.
     """
     if not float(runs["delta"] or 0):
         return None
 
     def is_control(other: Runs) -> bool:
-        if (other.pair, other["schedule"]) != (runs.pair, runs["schedule"]):
+        if (other.pair, other.schedule) != (runs.pair, runs.schedule):
             return False
         if not other["delta"] or float(other["delta"]) != 0:
             return False
-        settings = other.rows[0].keys() - MAY_DIFFER - TOPOLOGY
+        settings = other.rows[0].keys() - MAY_DIFFER - TOPOLOGY - CACHE
         return all(other[name] in ("", runs[name]) for name in settings)
 
     seeds = runs.values("last").keys()
     controls = [other for other in others if is_control(other)]
-    return max(controls, key=lambda other: len(seeds & other.values("last").keys()), default=None)
+
+    def closeness(other: Runs) -> tuple[int, bool]:
+        return len(seeds & other.values("last").keys()), other["schedule"] == runs["schedule"]
+
+    return max(controls, key=closeness, default=None)

@@ -327,11 +327,11 @@ def ablations(runs: Sequence[Runs]) -> list[TextTable]:
         if "ablation" not in name:
             continue
         students = [each for each in runs if each["teacher"] and each["dataset"] == published.dataset]
-        for schedule, epochs in sorted({(each["schedule"], int(each["epochs"])) for each in students}):
+        for schedule, epochs in sorted({(each.schedule, int(each["epochs"])) for each in students}):
             if published.tag and schedule != catalogue.student_schedule(published):
                 continue
             table = catalogue.scaled(published, epochs)
-            columns = arms_of(table, [each for each in students if each["schedule"] == schedule])
+            columns = arms_of(table, [each for each in students if each.schedule == schedule])
             arms = [arm.name for arm in table.arms]
             if sum(any(arm in by_arm for by_arm in columns.values()) for arm in arms) > 1:
                 control = "KD-control" if "KD-control" in arms else None
@@ -340,13 +340,15 @@ def ablations(runs: Sequence[Runs]) -> list[TextTable]:
 
 
 def arms_of(table: catalogue.Table, runs: Sequence[Runs]) -> dict[str, dict[str, Runs]]:
-    """The runs of a table's arms, those of equal method and variant, by column (a pair with one teacher) and arm."""
+    """The runs of a table's arms, those of equal method and variant, by column (a pair with one teacher) and arm. Of
+    two, with the teacher's outputs from a table and without, the one with more seeds."""
     columns = {}
     for row in table.rows:
         teacher, student = catalogue.networks(row)
         pair = table.dataset, teacher, student
         for heading, trained in own_columns([pair], runs)[pair]:
-            own = {(each["method"], each["variant"]): each for each in trained}
+            by_seeds = sorted(trained, key=lambda each: len(each.rows))
+            own = {(each["method"], each["variant"]): each for each in by_seeds}
             keys = {arm.name: (arm.method, catalogue.arm_variant(table, row, arm)) for arm in table.arms}
             columns[heading] = {arm: own[key] for arm, key in keys.items() if key in own}
     return columns
