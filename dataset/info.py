@@ -64,6 +64,11 @@ class DatasetInfo:
     recipe: Recipe | None = None
     images: tuple[int, int] | None = None
 
+    @property
+    def large(self) -> bool:
+        """Whether what networks make of a batch of images fills memory sooner than the device is busy."""
+        return self.image_size > 64
+
 
 def check_split(info: DatasetInfo, split: str, images: np.ndarray, labels: np.ndarray) -> None:
     """Raise ValueError with one line if the images and labels that `load` gave are not as DatasetInfo has it.

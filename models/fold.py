@@ -2,6 +2,7 @@
 
 import copy
 import operator
+from collections import Counter
 
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -18,10 +19,10 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
     """Return an eval-mode, gradient-free copy of `model` with batch norms folded into the convolutions before them.
 
     In eval mode a batch norm is an affine map of each channel, which a convolution absorbs exactly, up to rounding,
-    where nothing else reads the convolution's output. All other batch norms stay as they are (in a wide ResNet, those
-    that open a block). The copy is of the model's own class and is called as the model is, `is_feat` and `preact`
-    included; a folded batch norm has become an identity, so state dicts do not pass from one to the other. `model` is
-    left as it was. A model that torch.fx cannot trace keeps all its batch norms.
+    where nothing else reads the convolution's output and neither is used twice. All other batch norms stay as they are
+    (in a wide ResNet, those that open a block). The copy is of the model's own class and is called as the model is,
+    `is_feat` and `preact` included; a folded batch norm has become an identity, so state dicts do not pass from one to
+    the other. `model` is left as it was. A model that torch.fx cannot trace keeps all its batch norms.
     """
     folded = copy.deepcopy(model).eval().requires_grad_(False)
     for conv_name, bn_name in _foldable_pairs(folded):
@@ -33,7 +34,8 @@ def fold_batchnorm(model: nn.Module) -> nn.Module:
 
 
 def _foldable_pairs(model):
-    """Names (convolution, batch norm) where only the latter reads the former, whichever features are asked for."""
+    """Names (convolution, batch norm) where only the latter reads the former, and nothing else uses either, whichever
+    features are asked for."""
     return _sole_readers(model, preact=False) & _sole_readers(model, preact=True)
 
 
@@ -46,12 +48,18 @@ def _traced(model, preact):
 
 
 def _sole_readers(model, preact):
-    modules = dict(model.named_modules())
+    modules, nodes = dict(model.named_modules()), _traced(model, preact)
+    uses = Counter(node.target for node in nodes if node.op == "call_module")
+    uses += Counter(node.target.rpartition(".")[0] for node in nodes if node.op == "get_attr")  # such as a weight
+
+    def calls(node, kind):
+        return node.op == "call_module" and isinstance(modules[node.target], kind) and uses[node.target] == 1
+
     pairs = set()
-    for node in _traced(model, preact):
-        if node.op == "call_module" and isinstance(modules[node.target], nn.BatchNorm2d):
+    for node in nodes:
+        if calls(node, nn.BatchNorm2d) and node.args and modules[node.target].running_mean is not None:
             source = node.args[0]
-            if source.op == "call_module" and isinstance(modules[source.target], nn.Conv2d) and len(source.users) == 1:
+            if calls(source, nn.Conv2d) and len(source.users) == 1:
                 pairs.add((source.target, node.target))
     return pairs
 

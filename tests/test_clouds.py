@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from support.running import CLASSES, CLOUDS, POINTS, TEACHER, make_clouds, make_
 
 import generate_PCD_PI
 import train_ripsnet
-from dataset import TrainLoader, load_dataset
+from dataset import DatasetInfo, TrainLoader, load_dataset
 from helper.clouds import embedding, making, store
 from helper.clouds.embedding import Embedder
 from helper.clouds.store import CLAIM, CloudSet, Origin, claim, read_origin
@@ -236,6 +237,23 @@ def test_cloud_number_i_is_the_same_batch_whatever_the_group_size(monkeypatch, i
     for start, stop in ((0, 10), (3, 9), (5, 6)):
         clouds = torch.cat(list(Embedder(model, loader, -1, "eval").clouds(start, stop)))
         torch.testing.assert_close(clouds, expected[start:stop], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("device, size, at_once", [("cpu", 32, 4), ("cuda", 32, 16), ("cuda", 224, 4)])
+def test_a_forward_has_as_many_images_as_memory_holds(device, size, at_once):
+    """Clouds of 64 images, of 100 in a pass."""
+    info = DatasetInfo("", 2, (0.5,) * 3, (0.5,) * 3, flip=True, image_size=size)
+    images = SimpleNamespace(info=info, device=torch.device(device))
+
+    class Loader:
+        batch_size, image_set = 64, images
+
+        def __len__(self):
+            return 100
+
+    embedder = Embedder(load_network(TEACHER, None, "").model, Loader(), -1, "eval")
+    spans = list(embedder.spans(98, 120))
+    assert spans[:2] == [(0, 98 * 64, 100 * 64), (1, 0, at_once * 64)] and spans[-1][2] == 20 * 64
 
 
 def test_a_second_dimension_reuses_the_clouds_and_01_makes_both(both_dimensions, monkeypatch):

@@ -346,11 +346,17 @@ def test_a_number_that_a_loss_counts_in_python_goes_on():
     compare_replayed(prepared, captures=9)  # of two epochs' twelve steps the first three run
 
 
-def test_a_step_that_cannot_be_captured_says_what_to_do():
-    def capture(function):
-        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors might be")
+def test_a_step_that_cannot_be_captured_says_which_line_it_is_and_what_to_do():
+    """The end of a capture fails, too, and its error comes after the one that says something."""
 
-    with pytest.raises(UserError, match=r"captured in a CUDA graph \(CUDA error: .* capturing\); give --eager"):
+    def capture(function):
+        try:
+            raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nCUDA kernel errors might")
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    text = r"CUDA graph \(test_graphs.py:\d+: CUDA error: operation not permitted .* capturing\); give --eager"
+    with pytest.raises(UserError, match=text):
         trained(*make(), capture)
 
 

@@ -4,6 +4,7 @@ import csv
 import math
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from support.marks import slow_but
 from torch import fx, nn
 from torch.nn import functional as F
 
+from dataset import DatasetInfo, usual_test_batch
 from models import (
     create_model,
     feature_shapes,
@@ -543,6 +545,51 @@ def test_a_model_that_cannot_be_traced_is_not_folded(pool):
     assert not folded.training and not any(parameter.requires_grad for parameter in folded.parameters())
     assert_same(folded(images()), model.eval()(images()))
     assert preactivation_norms(model) == []
+
+
+class Reusing(nn.Module):
+    """Convolutions and batch norms of which `form` uses one twice, or in a way that does not fold."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form, self.conv, self.fc = form, nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 2)
+        self.bn, self.other = (nn.BatchNorm2d(3, track_running_stats=form != "statistics") for _ in range(2))
+
+    def forward(self, x, is_feat=False, preact=False):
+        maps = self.bn(input=self.conv(x)) if self.form == "keyword" else self.bn(self.conv(x))
+        if self.form == "two norms":
+            maps = maps + self.other(self.conv(maps))
+        elif self.form == "convolution":
+            maps = self.conv(maps)
+        elif self.form == "norm":
+            maps = self.bn(maps)
+        elif self.form == "weight":
+            maps = F.conv2d(maps, self.conv.weight)
+        pooled = maps.mean((2, 3))
+        return ([maps, pooled], self.fc(pooled)) if is_feat else self.fc(pooled)
+
+
+@pytest.mark.parametrize("form", ["two norms", "convolution", "norm", "weight", "keyword", "statistics"])
+def test_what_is_used_twice_is_not_folded(form):
+    torch.manual_seed(0)
+    model = seasoned(Reusing(form)) if form != "statistics" else Reusing(form).double()
+    assert_same(fold_batchnorm(model)(images()), model.eval()(images()))
+
+
+@pytest.mark.parametrize("name", slow_but(["resnet8", "ResNet50", "resnet18_imagenet"], list(model_dict)))
+def test_no_map_of_a_test_batch_on_a_large_gpu_has_2_to_the_31_elements(name, monkeypatch):
+    """Which kernels with 32-bit indices cannot compute."""
+    size = 224 if name.endswith("_imagenet") else 32
+    info = DatasetInfo("", 10, (0.5,) * 3, (0.5,) * 3, flip=True, image_size=size)
+    large = SimpleNamespace(total_memory=80 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: large)
+    batch, sizes = usual_test_batch(SimpleNamespace(info=info, device=torch.device("cuda"))), []
+    with torch.device("meta"):
+        model, x = create_model(name, 10).eval(), torch.empty(1, 3, size, size)
+    for module in model.modules():
+        module.register_forward_hook(lambda _, __, found: sizes.append(getattr(found, "numel", int)()))
+    model(x)
+    assert batch * max(sizes) < 2**31
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -15,6 +15,7 @@ from .layers import as_points, read_layer
 from .outputs import CachedTeacher
 
 IMAGES_A_FORWARD = {"cpu": 256, "cuda": 1024}  # on a CPU, what its caches hold
+LARGE_IMAGES_A_FORWARD = 256  # as in training: workers hold as many in shared memory, and the activations are large
 
 
 class Embedder:
@@ -56,7 +57,9 @@ class Embedder:
         n, per_pass = self.loader.batch_size, len(self.loader)
         at_once = 1
         if self.bn == "eval":
-            at_once = max(1, IMAGES_A_FORWARD[self.loader.image_set.device.type] // n)
+            images = self.loader.image_set
+            most = LARGE_IMAGES_A_FORWARD if images.info.large else IMAGES_A_FORWARD[images.device.type]
+            at_once = max(1, most // n)
         while start < stop:
             number, first = divmod(start, per_pass)
             last = min(first + at_once, per_pass, first + stop - start)

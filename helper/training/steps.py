@@ -4,7 +4,9 @@ A step of a small network is hundreds of kernels of a few microseconds, which a 
 runs them; a graph launches all at once.
 """
 
+import traceback
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -88,9 +90,21 @@ class ReplayedSteps:
             if "captur" not in str(error):
                 raise
             raise UserError(
-                f"the steps of this run cannot be captured in a CUDA graph ({str(error).splitlines()[0]}); give "
-                "--eager, or have the method say host_bound"
+                f"the steps of this run cannot be captured in a CUDA graph ({first_cause(error)}); give --eager, or "
+                "have the method say host_bound"
             ) from error
+
+
+def first_cause(error: BaseException) -> str:
+    """'method.py:31: ...': the error that others came after, as the end of a capture fails too, and the line that it
+    is of, outside PyTorch."""
+    while error.__context__ is not None:
+        error = error.__context__
+    torch_folder = str(Path(torch.__file__).parent)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(torch_folder)]
+    place = f"{Path(own[-1].filename).name}:{own[-1].lineno}: " if own else ""
+    return place + str(error).splitlines()[0]
 
 
 def why_eager(objective: Objective, loader: TrainLoader) -> str:
