@@ -101,8 +101,8 @@ def measured(rows: Iterable[Mapping[str, str]]) -> dict[Work, float]:
             continue
         script = "train_student" if row["teacher"] else "train_teacher"
         batch_size = int(row.get("batch_size") or 64)
-        networks, variant = (row["teacher"], row["student"]), row.get("variant") or ""
-        work = Work(script, row["dataset"], *networks, row["method"], 0, batch_size, variant)
+        variant = row.get("variant") or ""
+        work = Work(script, row["dataset"], row["teacher"], row["student"], row["method"], 0, batch_size, variant)
         found.setdefault(work, []).append(float(row["seconds"]) / (epochs * steps(work)))
     return {work: sum(values) / len(values) for work, values in found.items()}
 

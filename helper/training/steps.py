@@ -104,7 +104,8 @@ def first_cause(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(torch_folder)]
     place = f"{Path(own[-1].filename).name}:{own[-1].lineno}: " if own else ""
-    return place + str(error).splitlines()[0]
+    lines = str(error).splitlines() or [type(error).__name__]
+    return place + lines[0]
 
 
 def why_eager(objective: Objective, loader: TrainLoader) -> str:
