@@ -111,6 +111,8 @@ def main(args) -> None:
     lacking = missing(jobs)
     if args.dry_run:
         lines = [f"# {text}" for text in lacking]
+        if args.gpus or (args.device is not None and args.device.index is not None):
+            lines.append(f"export CUDA_VISIBLE_DEVICES={','.join(gpus)}")
         lines += [f"# {job.name}: finished" if job.finished else job.shell() for job in jobs]
         print("\n".join(lines))
         return

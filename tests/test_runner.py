@@ -254,6 +254,21 @@ def test_gpus_are_named_as_the_environment_names_them(three_gpus, monkeypatch):
     assert visible_gpus([1, 2], None) == ["GPU-8f2", "9"]
 
 
+@pytest.mark.parametrize(
+    "options, exports",
+    [
+        (["--device", "cuda:1"], ["export CUDA_VISIBLE_DEVICES=1"]),
+        (["--gpus", "2,0"], ["export CUDA_VISIBLE_DEVICES=2,0"]),
+        (["--device", "cuda"], []),
+    ],
+)
+def test_a_dry_run_selects_the_gpus_that_were_asked_for(three_gpus, capsys, options, exports):
+    call("--table", "digits", "--methods", "KD", "--trials", 1, "--dry_run", *options)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if not line.startswith("python ")] == exports
+    assert lines[: len(exports)] == exports and not any("cuda:" in line for line in lines)
+
+
 def test_every_instance_of_a_divided_gpu_serves_a_job(monkeypatch):
     """CUDA shows a process the first of them alone."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
